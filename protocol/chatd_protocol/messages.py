@@ -1,0 +1,281 @@
+"""Every message of the wire, as typed values.
+
+One class per message, named as the specification names it (``protocol/SPEC.md``). They are plain
+immutable values: no I/O, no clock. ``codec`` turns them into frames and back; ``transitions`` says
+when each may be sent. Sizes and ranges stand here as constraints, so that one place bounds all input.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, UnsetType, UNSET
+
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that a JavaScript client reads exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
+
+MAX_DEVICE_CHARS = 64
+MAX_TITLE_CHARS = 200
+MAX_CONV_CHARS = 64
+MAX_MENTIONS = 50
+MAX_NAMES_IN_REQUEST = 1000
+MAX_POSITIONS = 2000
+MAX_WATCHED = 500
+MAX_PAGE = 200
+MAX_TOKEN_CHARS = 8192
+MAX_EMOJI_CHARS = 32
+
+Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+Name = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_.-]+\Z")]
+ConversationId = Annotated[str, Meta(min_length=1, max_length=MAX_CONV_CHARS)]
+Device = Annotated[str, Meta(min_length=1, max_length=MAX_DEVICE_CHARS)]
+Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
+Emoji = Annotated[str, Meta(min_length=1, max_length=MAX_EMOJI_CHARS)]
+MessageType = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_.-]+\Z")]
+Body = str | bytes
+Names = Annotated[list[Name], Meta(min_length=1, max_length=MAX_NAMES_IN_REQUEST)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+Role = Literal["owner", "admin", "member"]
+HistoryPolicy = Literal["since_join", "all"]
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+    """What both directions share: the wire name of a message is its key ``t``."""
+
+
+# --- client to server -------------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
+    device: Device
+    positions: Annotated[dict[ConversationId, Natural], Meta(max_length=MAX_POSITIONS)] | UnsetType = UNSET
+    agent: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+
+
+class Send(Message, tag="send"):
+    cseq: Positive
+    to: Annotated[str, Meta(min_length=1, max_length=MAX_CONV_CHARS)]
+    body: Body
+    type: MessageType = "text"
+    reply_to: Positive | UnsetType = UNSET
+    mentions: Annotated[list[Name], Meta(max_length=MAX_MENTIONS)] | UnsetType = UNSET
+
+
+class Edit(Message, tag="edit"):
+    cseq: Positive
+    conv: ConversationId
+    seq: Positive
+    body: Body
+
+
+class Delete(Message, tag="delete"):
+    cseq: Positive
+    conv: ConversationId
+    seq: Positive
+
+
+class React(Message, tag="react"):
+    cseq: Positive
+    conv: ConversationId
+    seq: Positive
+    emoji: Emoji
+    remove: bool = False
+
+
+class Delivered(Message, tag="delivered"):
+    conv: ConversationId
+    seq: Positive
+
+
+class Read(Message, tag="read"):
+    conv: ConversationId
+    seq: Positive
+
+
+class Typing(Message, tag="typing"):
+    conv: ConversationId
+    on: bool
+
+
+class Heartbeat(Message, tag="heartbeat"):
+    active: bool | UnsetType = UNSET
+
+
+class Watch(Message, tag="watch"):
+    users: Annotated[list[Name], Meta(max_length=MAX_WATCHED)]
+
+
+class History(Message, tag="history"):
+    id: Natural
+    conv: ConversationId
+    before: Positive | UnsetType = UNSET
+    after: Natural | UnsetType = UNSET
+    limit: Limit = 50
+
+
+class Conversations(Message, tag="conversations"):
+    id: Natural
+    cursor: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    limit: Limit = 50
+
+
+class Create(Message, tag="create"):
+    id: Natural
+    title: Title
+    members: Annotated[list[Name], Meta(max_length=MAX_NAMES_IN_REQUEST)]
+    history: HistoryPolicy = "since_join"
+
+
+class Members(Message, tag="members"):
+    id: Natural
+    conv: ConversationId
+
+
+class Add(Message, tag="add"):
+    id: Natural
+    conv: ConversationId
+    users: Names
+
+
+class Remove(Message, tag="remove"):
+    id: Natural
+    conv: ConversationId
+    users: Names
+
+
+class Leave(Message, tag="leave"):
+    id: Natural
+    conv: ConversationId
+
+
+class SetRole(Message, tag="role"):
+    id: Natural
+    conv: ConversationId
+    user: Name
+    role: Role
+
+
+class Rename(Message, tag="rename"):
+    id: Natural
+    conv: ConversationId
+    title: Title
+
+
+class Block(Message, tag="block"):
+    id: Natural
+    user: Name
+    on: bool
+
+
+class Blocked(Message, tag="blocked"):
+    id: Natural
+
+
+ClientMessage = (
+    Hello | Send | Edit | Delete | React | Delivered | Read | Typing | Heartbeat | Watch | History
+    | Conversations | Create | Members | Add | Remove | Leave | SetRole | Rename | Block | Blocked
+)
+
+# --- server to client -------------------------------------------------------------------------
+
+
+class Welcome(Message, tag="welcome"):
+    user: Name
+    device: Device
+    session: str
+    cseq: Natural
+    time: Natural
+    heartbeat_ms: Positive
+    limits: dict[str, int]
+
+
+class Event(Message, tag="event", rename={"sender": "from"}):
+    """One entry of a conversation's log; which optional keys are there depends on ``kind``."""
+
+    conv: ConversationId
+    seq: Positive
+    at: Natural
+    sender: Name
+    kind: str
+    type: str | UnsetType = UNSET
+    body: Body | UnsetType = UNSET
+    reply_to: Positive | UnsetType = UNSET
+    mentions: list[Name] | UnsetType = UNSET
+    target: Positive | UnsetType = UNSET
+    emoji: str | UnsetType = UNSET
+    removed: bool | UnsetType = UNSET
+    title: str | UnsetType = UNSET
+    members: list[Name] | UnsetType = UNSET
+    user: Name | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+
+
+class Live(Message, tag="live"):
+    pass
+
+
+class Ack(Message, tag="ack"):
+    cseq: Positive
+    conv: ConversationId
+    seq: Positive
+    at: Natural
+    repeat: bool = False
+
+
+class Receipt(Message, tag="receipt"):
+    conv: ConversationId
+    user: Name
+    delivered: Natural
+    read: Natural
+
+
+class TypingNotice(Message, tag="typing"):
+    conv: ConversationId
+    user: Name
+    on: bool
+
+
+class Presence(Message, tag="presence"):
+    user: Name
+    status: Literal["online", "away", "offline"]
+    last_seen: Natural | UnsetType = UNSET
+
+
+class HeartbeatAnswer(Message, tag="heartbeat"):
+    time: Natural
+
+
+class Ok(Message, tag="ok"):
+    """The answer to a message with ``id``; the further keys depend on the request."""
+
+    id: Natural
+    conv: ConversationId | UnsetType = UNSET
+    events: list[dict[str, Any]] | UnsetType = UNSET
+    last: Natural | UnsetType = UNSET
+    more: bool | UnsetType = UNSET
+    items: list[dict[str, Any]] | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
+    members: list[dict[str, Any]] | UnsetType = UNSET
+    users: list[Name] | UnsetType = UNSET
+
+
+class Error(Message, tag="error"):
+    code: str
+    message: str
+    id: Natural | UnsetType = UNSET
+    cseq: Positive | UnsetType = UNSET
+    expected: Positive | UnsetType = UNSET
+    retry_after_ms: Natural | UnsetType = UNSET
+
+
+class Bye(Message, tag="bye"):
+    code: int
+    reason: str
+    retry_after_ms: Natural | UnsetType = UNSET
+
+
+ServerMessage = (
+    Welcome | Event | Live | Ack | Receipt | TypingNotice | Presence | HeartbeatAnswer | Ok | Error | Bye
+)
