@@ -104,7 +104,7 @@ Operation = (
 )
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, array_like=True):
     """One entry of a log, as stored and as it travels between nodes.
 
     ``payload`` is the CBOR map of the keys that belong to ``kind``. ``device_no`` and ``cseq`` name the send it

@@ -1,0 +1,1 @@
+"""The store: its port, and the one actor that writes through it."""

@@ -1,0 +1,1 @@
+"""Bytes on sockets: frames, the opening handshake, and the links that carry them."""

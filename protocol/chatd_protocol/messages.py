@@ -7,9 +7,9 @@ when each may be sent. Sizes and ranges stand here as constraints, so that one p
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import Meta, Struct, UnsetType, UNSET
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_INTEGER = 2**53 - 1
 """The largest integer that a JavaScript client reads exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
@@ -33,7 +33,10 @@ Device = Annotated[str, Meta(min_length=1, max_length=MAX_DEVICE_CHARS)]
 Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
 Emoji = Annotated[str, Meta(min_length=1, max_length=MAX_EMOJI_CHARS)]
 MessageType = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_.-]+\Z")]
-Body = str | bytes
+if TYPE_CHECKING:
+    Body = str | bytes
+else:
+    Body = Any  # msgspec has no union of two text-like types; ``_check_body`` says what may stand there
 Names = Annotated[list[Name], Meta(min_length=1, max_length=MAX_NAMES_IN_REQUEST)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Role = Literal["owner", "admin", "member"]
@@ -44,17 +47,22 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=Tr
     """What both directions share: the wire name of a message is its key ``t``."""
 
 
+def _check_body(body: object) -> None:
+    if not isinstance(body, str | bytes) and body is not UNSET:
+        raise TypeError("`body` must be text or bytes")
+
+
 # --- client to server -------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
     device: Device
     positions: Annotated[dict[ConversationId, Natural], Meta(max_length=MAX_POSITIONS)] | UnsetType = UNSET
     agent: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
 
 
-class Send(Message, tag="send"):
+class Send(Message, frozen=True, tag="send"):
     cseq: Positive
     to: Annotated[str, Meta(min_length=1, max_length=MAX_CONV_CHARS)]
     body: Body
@@ -62,21 +70,27 @@ class Send(Message, tag="send"):
     reply_to: Positive | UnsetType = UNSET
     mentions: Annotated[list[Name], Meta(max_length=MAX_MENTIONS)] | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        _check_body(self.body)
 
-class Edit(Message, tag="edit"):
+
+class Edit(Message, frozen=True, tag="edit"):
     cseq: Positive
     conv: ConversationId
     seq: Positive
     body: Body
 
+    def __post_init__(self) -> None:
+        _check_body(self.body)
 
-class Delete(Message, tag="delete"):
+
+class Delete(Message, frozen=True, tag="delete"):
     cseq: Positive
     conv: ConversationId
     seq: Positive
 
 
-class React(Message, tag="react"):
+class React(Message, frozen=True, tag="react"):
     cseq: Positive
     conv: ConversationId
     seq: Positive
@@ -84,30 +98,30 @@ class React(Message, tag="react"):
     remove: bool = False
 
 
-class Delivered(Message, tag="delivered"):
+class Delivered(Message, frozen=True, tag="delivered"):
     conv: ConversationId
     seq: Positive
 
 
-class Read(Message, tag="read"):
+class Read(Message, frozen=True, tag="read"):
     conv: ConversationId
     seq: Positive
 
 
-class Typing(Message, tag="typing"):
+class Typing(Message, frozen=True, tag="typing"):
     conv: ConversationId
     on: bool
 
 
-class Heartbeat(Message, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
     active: bool | UnsetType = UNSET
 
 
-class Watch(Message, tag="watch"):
+class Watch(Message, frozen=True, tag="watch"):
     users: Annotated[list[Name], Meta(max_length=MAX_WATCHED)]
 
 
-class History(Message, tag="history"):
+class History(Message, frozen=True, tag="history"):
     id: Natural
     conv: ConversationId
     before: Positive | UnsetType = UNSET
@@ -115,61 +129,61 @@ class History(Message, tag="history"):
     limit: Limit = 50
 
 
-class Conversations(Message, tag="conversations"):
+class Conversations(Message, frozen=True, tag="conversations"):
     id: Natural
     cursor: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     limit: Limit = 50
 
 
-class Create(Message, tag="create"):
+class Create(Message, frozen=True, tag="create"):
     id: Natural
     title: Title
     members: Annotated[list[Name], Meta(max_length=MAX_NAMES_IN_REQUEST)]
     history: HistoryPolicy = "since_join"
 
 
-class Members(Message, tag="members"):
+class Members(Message, frozen=True, tag="members"):
     id: Natural
     conv: ConversationId
 
 
-class Add(Message, tag="add"):
-    id: Natural
-    conv: ConversationId
-    users: Names
-
-
-class Remove(Message, tag="remove"):
+class Add(Message, frozen=True, tag="add"):
     id: Natural
     conv: ConversationId
     users: Names
 
 
-class Leave(Message, tag="leave"):
+class Remove(Message, frozen=True, tag="remove"):
+    id: Natural
+    conv: ConversationId
+    users: Names
+
+
+class Leave(Message, frozen=True, tag="leave"):
     id: Natural
     conv: ConversationId
 
 
-class SetRole(Message, tag="role"):
+class SetRole(Message, frozen=True, tag="role"):
     id: Natural
     conv: ConversationId
     user: Name
     role: Role
 
 
-class Rename(Message, tag="rename"):
+class Rename(Message, frozen=True, tag="rename"):
     id: Natural
     conv: ConversationId
     title: Title
 
 
-class Block(Message, tag="block"):
+class Block(Message, frozen=True, tag="block"):
     id: Natural
     user: Name
     on: bool
 
 
-class Blocked(Message, tag="blocked"):
+class Blocked(Message, frozen=True, tag="blocked"):
     id: Natural
 
 
@@ -181,7 +195,7 @@ ClientMessage = (
 # --- server to client -------------------------------------------------------------------------
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     user: Name
     device: Device
     session: str
@@ -191,7 +205,7 @@ class Welcome(Message, tag="welcome"):
     limits: dict[str, int]
 
 
-class Event(Message, tag="event", rename={"sender": "from"}):
+class Event(Message, frozen=True, tag="event", rename={"sender": "from"}):
     """One entry of a conversation's log; which optional keys are there depends on ``kind``."""
 
     conv: ConversationId
@@ -211,12 +225,15 @@ class Event(Message, tag="event", rename={"sender": "from"}):
     user: Name | UnsetType = UNSET
     role: str | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        _check_body(self.body)
 
-class Live(Message, tag="live"):
+
+class Live(Message, frozen=True, tag="live"):
     pass
 
 
-class Ack(Message, tag="ack"):
+class Ack(Message, frozen=True, tag="ack"):
     cseq: Positive
     conv: ConversationId
     seq: Positive
@@ -224,30 +241,30 @@ class Ack(Message, tag="ack"):
     repeat: bool = False
 
 
-class Receipt(Message, tag="receipt"):
+class Receipt(Message, frozen=True, tag="receipt"):
     conv: ConversationId
     user: Name
     delivered: Natural
     read: Natural
 
 
-class TypingNotice(Message, tag="typing"):
+class TypingNotice(Message, frozen=True, tag="typing"):
     conv: ConversationId
     user: Name
     on: bool
 
 
-class Presence(Message, tag="presence"):
+class Presence(Message, frozen=True, tag="presence"):
     user: Name
     status: Literal["online", "away", "offline"]
     last_seen: Natural | UnsetType = UNSET
 
 
-class HeartbeatAnswer(Message, tag="heartbeat"):
+class HeartbeatAnswer(Message, frozen=True, tag="heartbeat"):
     time: Natural
 
 
-class Ok(Message, tag="ok"):
+class Ok(Message, frozen=True, tag="ok"):
     """The answer to a message with ``id``; the further keys depend on the request."""
 
     id: Natural
@@ -261,7 +278,7 @@ class Ok(Message, tag="ok"):
     users: list[Name] | UnsetType = UNSET
 
 
-class Error(Message, tag="error"):
+class Error(Message, frozen=True, tag="error"):
     code: str
     message: str
     id: Natural | UnsetType = UNSET
@@ -270,7 +287,7 @@ class Error(Message, tag="error"):
     retry_after_ms: Natural | UnsetType = UNSET
 
 
-class Bye(Message, tag="bye"):
+class Bye(Message, frozen=True, tag="bye"):
     code: int
     reason: str
     retry_after_ms: Natural | UnsetType = UNSET

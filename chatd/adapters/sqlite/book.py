@@ -1,0 +1,159 @@
+"""What a commit must know, read once and remembered: conversations, members, users, devices, blocks.
+
+Valid while nobody else commits: ``PRAGMA data_version`` tells, inside the write lock, whether another connection has,
+and then everything is forgotten. Bounded; what is forgotten is read again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Generic, TypeVar, cast
+
+import apsw
+
+from chatd.conversations.operations import Role
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_CONVERSATIONS = 50_000
+MAX_ENTRIES = 200_000
+
+
+class Recent(Generic[K, V]):
+    """A bounded map that forgets what was not used for longest."""
+
+    __slots__ = ("_bound", "_entries")
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> V:
+        self._entries[key] = value
+        if len(self._entries) > self._bound:
+            self._entries.popitem(last=False)
+        return value
+
+    def drop(self, key: K) -> None:
+        self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+class Conversation:
+    """One conversation as the transaction sees it; ``members``: (role, joined) by user, in order of joining."""
+
+    __slots__ = ("dm", "head", "history", "id", "kind", "members", "newest", "no", "title")
+
+    def __init__(self, no: int, id: str, kind: str, title: str, history: str, head: int, newest: int) -> None:
+        self.no = no
+        self.id = id
+        self.kind = kind
+        self.title = title
+        self.history = history
+        self.head = head
+        self.newest = newest
+        self.members: dict[int, tuple[Role, int]] = {}
+        self.dm: tuple[str, ...] = ()
+
+    def role(self, user: int) -> Role | None:
+        entry = self.members.get(user)
+        return entry[0] if entry is not None else None
+
+
+class Book:
+    """Reads through ``connection``, which must hold the write lock."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._version = -1
+        self._conversations: Recent[str, Conversation] = Recent(MAX_CONVERSATIONS)
+        self._pairs: Recent[tuple[int, int], str] = Recent(MAX_ENTRIES)
+        self._users: Recent[str, int] = Recent(MAX_ENTRIES)
+        self._names: Recent[int, str] = Recent(MAX_ENTRIES)
+        self._cseqs: Recent[int, int] = Recent(MAX_ENTRIES)
+        self._blocks: Recent[tuple[int, int], tuple[bool]] = Recent(MAX_ENTRIES)
+
+    def begin(self) -> None:
+        """Right after BEGIN IMMEDIATE: forget everything if another connection has committed since."""
+        version: int = self._connection.pragma("data_version")
+        if version != self._version:
+            self.forget()
+            self._version = version
+
+    def forget(self) -> None:
+        for table in (self._conversations, self._pairs, self._users, self._names, self._cseqs, self._blocks):
+            table.clear()  # type: ignore[attr-defined]
+
+    def one(self, sql: str, *values: object) -> Any:
+        """The first row, or None."""
+        return self._connection.execute(sql, cast("Any", values)).fetchone()
+
+    def user(self, name: str) -> int | None:
+        no = self._users.get(name)
+        if no is None and (row := self.one("SELECT no FROM users WHERE name = ?", name)) is not None:
+            no = self._users.put(name, row[0])
+        return no
+
+    def name(self, no: int) -> str:
+        name = self._names.get(no)
+        if name is None:
+            name = self._names.put(no, self.one("SELECT name FROM users WHERE no = ?", no)[0])
+        return name
+
+    def cseq(self, device: int) -> int:
+        """The last one stored; devices begin at 0, so a miss reads."""
+        cseq = self._cseqs.get(device)
+        if cseq is None:
+            cseq = self._cseqs.put(device, self.one("SELECT cseq FROM devices WHERE no = ?", device)[0])
+        return cseq
+
+    def set_cseq(self, device: int, cseq: int) -> None:
+        self._cseqs.put(device, cseq)
+
+    def blocks(self, blocker: int, blocked: int) -> bool:
+        entry = self._blocks.get((blocker, blocked))
+        if entry is None:
+            row = self.one("SELECT 1 FROM blocks WHERE blocker = ? AND blocked = ?", blocker, blocked)
+            entry = self._blocks.put((blocker, blocked), (row is not None,))
+        return entry[0]
+
+    def set_block(self, blocker: int, blocked: int, on: bool) -> None:
+        self._blocks.put((blocker, blocked), (on,))
+
+    def conversation(self, id: str) -> Conversation | None:
+        found = self._conversations.get(id)
+        if found is None:
+            row = self.one("SELECT no, id, kind, title, history, head, newest FROM conversations WHERE id = ?", id)
+            if row is None:
+                return None
+            found = self.remember(Conversation(*row))
+            for user, role, joined in self._connection.execute(
+                "SELECT user, role, joined FROM members WHERE conv = ? AND left IS NULL ORDER BY joined, no", (found.no,)
+            ):
+                found.members[cast("int", user)] = (cast("Role", role), cast("int", joined))
+            if found.kind == "dm":
+                found.dm = tuple(sorted(self.name(user) for user in found.members))
+        return found
+
+    def remember(self, conversation: Conversation) -> Conversation:
+        return self._conversations.put(conversation.id, conversation)
+
+    def dm(self, one: int, other: int) -> Conversation | None:
+        """The 1:1 conversation of two users."""
+        pair = (min(one, other), max(one, other))
+        id = self._pairs.get(pair)
+        if id is None:
+            row = self.one("SELECT id FROM conversations WHERE kind = 'dm' AND dm_low = ? AND dm_high = ?", *pair)
+            if row is None:
+                return None
+            id = self._pairs.put(pair, row[0])
+        return self.conversation(id)

@@ -1,0 +1,80 @@
+"""Connections to the database file, its migrations, and the border where SQLite's errors become the port's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+import structlog
+
+from chatd.store.port import NewerSchema, Unavailable
+
+PAGE_CACHE_KIB = 64 * 1024
+_TRANSIENT = (
+    apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError, apsw.NoMemError, apsw.CantOpenError,
+    apsw.ReadOnlyError, apsw.InterruptError, apsw.ProtocolError, apsw.PermissionsError,
+)  # fmt: skip
+"""What the world does to a file; anything else that SQLite raises is a bug, and is not translated."""
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The one place where SQLite's errors become ``Unavailable``."""
+    try:
+        yield
+    except _TRANSIENT as fault:
+        raise Unavailable(f"{type(fault).__name__}: {fault}") from fault
+
+
+def open_connection(path: Path, *, busy_ms: int, read_only: bool) -> apsw.Connection:
+    """A connection with the settings that the port's promises need. Raises Unavailable."""
+    with translated():
+        connection = apsw.Connection(str(path))
+        connection.set_busy_timeout(busy_ms)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # I1: a commit is fsynced before it returns
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def migrate(path: Path, *, busy_ms: int) -> None:
+    """Bring the file to this version's schema, each step in one transaction. Several processes may do so at once.
+
+    Raises NewerSchema, and Unavailable.
+    """
+    path.touch(mode=0o600, exist_ok=True)
+    os.chmod(path, 0o600)
+    steps = sorted(entry.name for entry in (files(__package__) / "migrations").iterdir() if entry.name.endswith(".sql"))
+    connection = open_connection(path, busy_ms=busy_ms, read_only=False)
+    try:
+        with translated():
+            _check_version(connection, path, len(steps))
+            for number, name in enumerate(steps, 1):
+                connection.execute("BEGIN IMMEDIATE")
+                if _version(connection) < number:
+                    connection.execute((files(__package__) / "migrations" / name).read_text())
+                    connection.execute(f"PRAGMA user_version = {number}")
+                    log.info("store.migrated", version=number)
+                connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _version(connection: apsw.Connection) -> int:
+    version: int = connection.pragma("user_version")
+    return version
+
+
+def _check_version(connection: apsw.Connection, path: Path, known: int) -> None:
+    version = _version(connection)
+    if version > known:
+        raise NewerSchema(f"{path} has schema version {version}; this chatd knows up to {known}: use the newer chatd")

@@ -1,0 +1,285 @@
+"""The composition root: the whole object graph on one screen, and the order in which it starts and ends.
+
+Start: data directory, key, store, Valkey, bus, then the sockets. End (SIGTERM, SIGINT): not ready any more, no new
+connections, every session told to come back elsewhere (spread over ``drain_seconds``), everything in flight stored,
+then the rest is cancelled. One of the two modules that know which adapters stand behind the ports.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import resource
+import secrets
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from random import SystemRandom
+from time import time_ns
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import structlog
+import trio
+from chatd_protocol.codec import MAX_CLIENT_BYTES
+from chatd_protocol.messages import MAX_PAGE
+
+from chatd import __version__
+from chatd.accounts.passwords import Passwords, hasher_of
+from chatd.accounts.service import Accounts
+from chatd.accounts.setup import load_tokens
+from chatd.adapters.redis.bus import RedisBus
+from chatd.adapters.sqlite.store import open_store
+from chatd.adapters.valkey import EmbeddedValkey
+from chatd.config import Config, data_dir_of, split_address
+from chatd.delivery.envelope import Sealer
+from chatd.delivery.hub import Hub
+from chatd.delivery.repair import Repair
+from chatd.listener.http import serve_http
+from chatd.listener.listener import Listener
+from chatd.listener.routes import Api, OpsPages
+from chatd.logs import configure_logging
+from chatd.ops.health import Readiness
+from chatd.ops.metrics import Metrics
+from chatd.sessions.node import Node
+from chatd.store.port import Store
+from chatd.store.writer import Writer
+from chatd.wire.poller import Poller
+
+LAST_WORDS_SECONDS = 2.0
+"""How long the drained sessions may take to read their goodbye after the last one was told."""
+
+log = structlog.get_logger()
+
+
+class StartFailed(Exception):
+    """The server cannot start; the text is one line for the operator."""
+
+
+def run(config: Config, *, ops_asked: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises StartFailed. ``ops_asked``: the operators' address is the
+    user's own wish, so that a port already taken is an error and not a reason to take another."""
+    configure_logging(config.log.level, config.log.format)
+    _raise_file_limit()
+    trio.run(partial(serve, config, ops_asked=ops_asked))
+
+
+async def serve(config: Config, *, ops_asked: bool) -> None:
+    """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye."""
+    data = data_dir_of(config)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    tokens = load_tokens(config, data)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                data / "chatd.db", max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
+                busy_seconds=config.store.busy_seconds,
+            )
+        )  # fmt: skip
+        services = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(services.cancel_scope.cancel)
+        url = _redis_url(config)
+        if not url:
+            valkey = EmbeddedValkey(data)
+            await services.start(valkey.run)
+            url = valkey.url
+        poller = Poller()
+        stack.callback(poller.close)
+        hub = Hub(secrets.token_bytes(8), Sealer(tokens.bus_key), metrics, held_bound=config.delivery.held_events)
+        limits = config.limits
+        writer = Writer(
+            store, hub.committed, metrics, poller.cork, max_items=limits.writer_items, max_bytes=limits.writer_bytes,
+            batch=limits.batch_items,
+        )  # fmt: skip
+        repair = Repair(
+            hub, store, metrics, poller.cork, period=config.delivery.repair_seconds,
+            grace=config.delivery.repair_grace_ms / 1000,
+        )  # fmt: skip
+        bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
+        hub.connect(bus)
+        node = _make_node(config, store, writer, hub, metrics, lambda token: tokens.verify(token, _wall_ms()))
+        for actor in (bus.run, poller.run, repair.run, node.sweep, node.flush_marks):
+            services.start_soon(actor)
+        ended = trio.Event()
+        services.start_soon(_run_until_closed, writer, ended)
+        accounts = Accounts(
+            store, writer.call, Passwords(threads=config.auth.hash_workers, hasher=hasher_of(config.auth)), tokens,
+            open_registration=config.auth.open_registration, wall_ms=_wall_ms,
+        )  # fmt: skip
+        readiness = Readiness()
+        readiness.add("store", lambda: writer.healthy)
+        readiness.add("bus", lambda: bus.up, required=False)
+        api = Api(
+            accounts, readiness, origins=config.server.allowed_origins,
+            sign_ins_per_minute=limits.sign_ins_per_minute, accounts_per_minute=limits.accounts_per_minute,
+        )  # fmt: skip
+        listener = Listener(
+            node, poller, api.respond, metrics, max_connections=limits.connections,
+            max_per_address=limits.connections_per_address, handshake_seconds=config.server.handshake_seconds,
+            outbox_bytes=limits.outbox_bytes, outbox_frames=limits.outbox_frames,
+            allowed_origins=config.server.allowed_origins, tls=_tls(config),
+        )  # fmt: skip
+        _watch(metrics, node, listener, writer, bus)
+        ops = OpsPages(metrics.exposition, readiness)
+        await _serve_sockets(config, ops_asked, node, readiness, ended, listener, ops)
+        services.cancel_scope.cancel()
+    log.info("server.stopped")
+
+
+def _watch(metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus) -> None:
+    metrics.watch("sessions", "Sessions open now", lambda: len(node.sessions))
+    metrics.watch("connections", "Connections open now, WebSocket or HTTP", lambda: listener.connections)
+    metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
+    metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
+    metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published)
+    metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received)
+    metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped)
+    metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects)
+
+
+async def _serve_sockets(
+    config: Config, ops_asked: bool, node: Node, readiness: Readiness, writer_ended: trio.Event, listener: Listener,
+    ops: OpsPages,
+) -> None:  # fmt: skip
+    public = await _listen(config.server.listen, config.server.backlog)
+    operators = await _listen_ops(config.server.ops, asked=ops_asked)
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as acceptors:
+            acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
+            serve_ops = partial(_serve_ops, ops)
+            acceptors.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
+            gc.collect()
+            gc.freeze()  # what lives as long as the server need not be looked at by every collection again
+            _announce(config, public, operators)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    break
+                node.draining = readiness.draining = True
+                acceptors.cancel_scope.cancel()
+        for accepting in (*public, *operators):
+            await accepting.aclose()
+        await _drain(config, node, writer_ended)
+        connections.cancel_scope.cancel()
+
+
+async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
+    await node.drain(config.server.drain_seconds)
+    with trio.move_on_after(LAST_WORDS_SECONDS):
+        while node.sessions:
+            await trio.sleep(0.02)
+    node.writer.close()
+    with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
+        await writer_ended.wait()
+    log.info("node.drained", stored_all=not scope.cancelled_caught)
+
+
+async def _run_until_closed(writer: Writer, ended: trio.Event) -> None:
+    await writer.run()
+    ended.set()
+
+
+def _corked(poller: Poller, receive: Callable[[bytes, bytes], None], channel: bytes, payload: bytes) -> None:
+    with poller.cork:
+        receive(channel, payload)
+
+
+def _make_node(
+    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, verify: Callable[[str], object]
+) -> Node:
+    return Node(
+        store=store, writer=writer, hub=hub, metrics=metrics, limits=config.limits, verify=verify,  # type: ignore[arg-type]
+        heartbeat_ms=config.server.heartbeat_ms, hello_seconds=config.server.hello_seconds,
+        marks_seconds=config.delivery.marks_ms / 1000, random=SystemRandom(),
+        advertised={
+            "message_bytes": MAX_CLIENT_BYTES, "page_events": MAX_PAGE, "group_members": config.limits.group_members,
+            "messages_per_second": int(config.limits.messages_per_second), "messages_burst": config.limits.messages_burst,
+        },
+    )  # fmt: skip
+
+
+async def _serve_ops(ops: OpsPages, stream: trio.SocketStream) -> None:
+    try:
+        await serve_http(stream, b"", ops.respond)
+    except Exception:
+        log.exception("connection.failed")
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _listen(address: str, backlog: int) -> list[trio.SocketListener]:
+    host, port = split_address(address)
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    except OSError as fault:
+        raise StartFailed(f"cannot listen on {address}: {fault.strerror or fault}") from fault
+
+
+async def _listen_ops(address: str, *, asked: bool) -> list[trio.SocketListener]:
+    host, port = split_address(address)
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as fault:
+        if asked or fault.errno not in (None, errno.EADDRINUSE):
+            raise StartFailed(f"cannot listen on {address} for operators: {fault.strerror or fault}") from fault
+        return await trio.open_tcp_listeners(0, host=host)
+
+
+def _announce(config: Config, public: list[trio.SocketListener], operators: list[trio.SocketListener]) -> None:
+    scheme = "https" if config.server.tls_certificate else "http"
+    url = f"{scheme}://{_address_of(public[0])}"
+    program = Path(sys.argv[0])
+    command = "chatd"
+    if program.name == "chatd" and program.exists():
+        inside = program.resolve().is_relative_to(Path.cwd())
+        command = str(program.resolve().relative_to(Path.cwd())) if inside else str(program)
+    print(f"chatd {__version__} listening on {url}   (operators: http://{_address_of(operators[0])})")
+    print(f"data in {data_dir_of(config)}")
+    print("to chat, type in two other terminals:")
+    print(f"  {command} chat {url} --user alice")
+    print(f"  {command} chat {url} --user bob", flush=True)
+    log.info("server.started", url=url, operators=_address_of(operators[0]), version=__version__)
+
+
+def _address_of(listener: trio.SocketListener) -> str:
+    host, port = listener.socket.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if not config.server.tls_certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.server.tls_certificate, config.server.tls_key)
+    except (OSError, ssl.SSLError) as fault:
+        raise StartFailed(f"server.tls_certificate, server.tls_key: {fault}") from fault
+    return context
+
+
+def _redis_url(config: Config) -> str:
+    """The configured address with the password from its own file, which is not the place where the address stands."""
+    if not config.redis.url or not config.redis.password_file:
+        return config.redis.url
+    try:
+        password = Path(config.redis.password_file).read_text().strip()
+    except OSError as fault:
+        raise StartFailed(f"redis.password_file: {fault.strerror}") from fault
+    parts = urlsplit(config.redis.url)
+    user = quote(parts.username or "", safe="")
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}"))
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _wall_ms() -> int:
+    return time_ns() // 1_000_000

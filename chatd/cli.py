@@ -1,0 +1,174 @@
+"""The command ``chatd``.
+
+Owns what is on the command line and how a failure looks: one line on standard error, and exit status 1 (2 where the
+command line or the configuration is wrong). Whatever takes long to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from chatd import __version__
+from chatd.config import Config, ConfigError, Server, data_dir_of, load, render, unknown_variables
+
+MAX_PASSWORD_LINE_BYTES = 4096
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Refused(click.ClickException):
+    """The command line or the configuration cannot be used; exit status 2, as for click's own usage errors."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", message="chatd %(version)s")
+def main() -> None:
+    """chatd: a self-hosted, real-time messaging server.
+
+    \b
+    chatd serve                                      start a server; nothing else is needed
+    chatd chat http://127.0.0.1:8080 --user alice    chat with it, in another terminal
+
+    Every option of the server is described in config.toml, and can also be set by an environment variable:
+    CHATD_LIMITS_CONNECTIONS is connections in [limits].
+    """
+
+
+def configured(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options that say which configuration and which data a command is about."""
+    data = click.option("--data", metavar="DIR", help="Data directory. Overrides store.data.")
+    file = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration, in TOML.")
+    return file(data(command))
+
+
+@main.command(short_help="Start a server.")
+@configured
+@click.option("--listen", metavar="HOST:PORT", help="Address for clients. Port 0 takes a free one and prints it.")
+@click.option("--ops", metavar="HOST:PORT", help="Address for operators: metrics and health.")
+def serve(file: Path | None, data: str | None, listen: str | None, ops: str | None) -> None:
+    """Start a server, until SIGTERM or Ctrl-C.
+
+    Several of them on one data directory are nodes of one server. Without --ops the operators' port is 8081, or any
+    free one where that is taken.
+    """
+    config = _load(file, data, listen, ops)
+    from chatd.app import StartFailed, run
+
+    fault: BaseException | None = None
+    try:
+        run(config, ops_asked=ops is not None or config.server.ops != Server().ops)
+    except* (StartFailed, ConfigError) as group:
+        fault = _first(group)
+    if fault is not None:
+        raise click.ClickException(str(fault)) from fault
+
+
+@main.group()
+def user() -> None:
+    """Look after the accounts."""
+
+
+@user.command("add", short_help="Add an account.")
+@configured
+@click.argument("name")
+def add_user(file: Path | None, data: str | None, name: str) -> None:
+    """Add the account NAME: 1 to 32 of a-z 0-9 _ . -
+
+    The password is asked for, or read as one line from standard input where that is no terminal. The server may be
+    running.
+    """
+    from chatd.accounts.admin import add_user
+
+    config = _load(file, data)
+    password = _read_password()
+    with _one_line_errors():
+        add_user(config, name, password)
+    click.echo(f"added {name}")
+
+
+@main.command(short_help="Print a token for a user.")
+@configured
+@click.argument("name")
+def token(file: Path | None, data: str | None, name: str) -> None:
+    """Print a token for the existing user NAME, for bots and scripts.
+
+    It is signed with the data directory's key: whoever can read that may speak for everybody.
+    """
+    from chatd.accounts.admin import make_token
+
+    config = _load(file, data)
+    with _one_line_errors():
+        made = make_token(config, name)
+    click.echo(made)
+
+
+@main.command("check-config", short_help="Print the effective configuration, or what is wrong with it.")
+@configured
+def check_config(file: Path | None, data: str | None) -> None:
+    """Print the configuration that a server would have, or what is wrong with it (exit status 2).
+
+    On standard error: where the data is, and variables that look like mistyped options.
+    """
+    config = _load(file, data)
+    click.echo(render(config).rstrip())
+    click.echo(f"data directory: {data_dir_of(config)}", err=True)
+    for sentence in unknown_variables(os.environ):
+        click.echo(f"warning: {sentence}", err=True)
+
+
+@main.command(short_help="Chat in the terminal.")
+@click.argument("url")
+@click.option("--user", "name", required=True, metavar="NAME", help="Who you are. The password is asked for.")
+def chat(url: str, name: str) -> None:
+    """Chat in the terminal with the server at URL, as http://127.0.0.1:8080."""
+    from chatd_terminal.main import run
+
+    sys.exit(run(url, name))
+
+
+def _load(file: Path | None, data: str | None, listen: str | None = None, ops: str | None = None) -> Config:
+    given = {"store.data": data, "server.listen": listen, "server.ops": ops}
+    try:
+        config = load(file, os.environ, {key: value for key, value in given.items() if value is not None})
+        data_dir_of(config)  # fails now, rather than when the server has half started, where there is no home directory
+    except ConfigError as fault:
+        raise Refused(str(fault)) from fault
+    return config
+
+
+def _read_password() -> str:
+    if sys.stdin.isatty():
+        entered: str = click.prompt("Password", hide_input=True, confirmation_prompt="Once more")
+        return entered
+    line = sys.stdin.buffer.readline(MAX_PASSWORD_LINE_BYTES + 1)
+    if len(line) > MAX_PASSWORD_LINE_BYTES:
+        raise click.ClickException(f"the password on standard input is longer than {MAX_PASSWORD_LINE_BYTES} bytes")
+    try:
+        return line.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as fault:
+        raise click.ClickException("the password on standard input is not UTF-8") from fault
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    from chatd.accounts.admin import AdminError
+
+    try:
+        yield
+    except AdminError as fault:
+        raise click.ClickException(str(fault)) from fault
+
+
+def _first(group: BaseException) -> BaseException:
+    """One fault of a group: where several actors cannot start, the first of them is reason enough."""
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group

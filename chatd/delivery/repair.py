@@ -1,0 +1,103 @@
+"""Repair: notices what the bus lost, the last message included, and reads it from the store (I6).
+
+Two ways to notice. A hole in a topic: after a short grace (the missing event is mostly under way) the log is read. And
+every ``period`` seconds, and at once when the bus says that it may have lost something, the store is asked what was
+committed since the last look; what a topic has not seen is a hole too, and a membership that nobody heard of is an
+invitation. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from chatd.delivery.hub import Hub
+from chatd.ops.metrics import Metrics
+from chatd.store.port import Store, Unavailable
+from chatd.wire.link import Cork
+
+READ_EVENTS = 500
+
+log = structlog.get_logger()
+
+
+class Repair:
+    """``period`` and ``grace`` in seconds."""
+
+    def __init__(self, hub: Hub, store: Store, metrics: Metrics, cork: Cork, *, period: float, grace: float) -> None:
+        self._hub = hub
+        self._store = store
+        self._metrics = metrics
+        self._cork = cork
+        self._period = period
+        self._grace = grace
+        self._gap = trio.Event()
+        self._lost = trio.Event()
+        self._token: int | None = None
+        hub.on_gap = self._gap_noticed
+
+    def _gap_noticed(self) -> None:
+        self._gap.set()
+
+    def bus_lost(self) -> None:
+        """The bus may have dropped messages: look now."""
+        self._lost.set()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fill_gaps)
+            await self._look_for_lost()
+
+    async def _fill_gaps(self) -> None:
+        while True:
+            await self._gap.wait()
+            await trio.sleep(self._grace)
+            self._gap = trio.Event()
+            for conv in list(self._hub.gapped):
+                try:
+                    await self._fill(conv)
+                except Unavailable as fault:
+                    log.warning("repair.postponed", reason=str(fault))
+                    await trio.sleep(1)
+                    self._gap.set()
+
+    async def _fill(self, conv: str) -> None:
+        self._hub.gapped.discard(conv)
+        topic = self._hub.topics.get(conv)
+        while topic is not None and topic.gapped and topic.head is not None:
+            events = await self._store.log(conv, topic.head, READ_EVENTS)
+            if not events:
+                log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
+                topic.seen = topic.head  # the store holds no such event: the announcement was wrong
+                return
+            self._metrics.repairs += 1
+            with self._cork:
+                for event in events:
+                    self._hub.offer(topic, event)
+            topic = self._hub.topics.get(conv)
+        self._hub.gapped.discard(conv)
+
+    async def _look_for_lost(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except Unavailable as fault:
+                log.warning("repair.postponed", reason=str(fault))
+            with trio.move_on_after(self._period):
+                await self._lost.wait()
+            self._lost = trio.Event()
+
+    async def _look(self) -> None:
+        more = True
+        while more:
+            changes = await self._store.changes(self._token)
+            for conv, head in changes.heads.items():
+                topic = self._hub.topics.get(conv)
+                if topic is not None:
+                    topic.note(head)
+                    if topic.gapped:
+                        self._hub.gapped.add(conv)
+                        self._gap.set()
+            for user, conv in changes.joined:
+                self._hub.invite(user, conv)
+            self._token, more = changes.token, changes.more

@@ -1,0 +1,125 @@
+"""The session's actor: hello, replay, and the requests that wait for the store, one after another.
+
+Waits for: its own mailbox (``Session.next_job``), the store's reads, the store writer's outcome, the bus's
+confirmation, and its own peer's reading during a replay - each with a deadline. Nobody waits for it. Ends when the
+session has; cancelling it ends the session without a goodbye. A fault in here ends this session alone.
+"""
+
+from __future__ import annotations
+
+from time import time_ns
+
+import structlog
+import trio
+from chatd_protocol import codes, messages
+from chatd_protocol.codes import ErrorCode
+
+from chatd.conversations.operations import DeviceOpened, OpenDevice, Refused
+from chatd.sessions.node import Node
+from chatd.sessions.replay import catch_up, join, replay_all
+from chatd.sessions.requests import answer
+from chatd.sessions.session import Session
+from chatd.store.port import Unavailable
+from chatd.store.writer import Full
+
+log = structlog.get_logger()
+
+
+async def run_session(session: Session, node: Node) -> None:
+    """Serve one connection from its hello to its end. Raises nothing of the peer's making."""
+    try:
+        hello = None
+        with trio.move_on_after(node.hello_seconds):
+            hello = await session.next_job()
+        if not isinstance(hello, messages.Hello):
+            session.end(codes.HELLO_EXPECTED)
+        elif await _say_hello(session, node, hello):
+            await _serve(session, node)
+    except Unavailable as fault:
+        log.warning("session.store_unavailable", session=session.session_id, reason=str(fault))
+        session.end(codes.UNAVAILABLE, retry_after_ms=2000)
+    except Full:
+        session.end(codes.OVERLOADED, retry_after_ms=2000)
+    except Exception:
+        log.exception("session.failed", session=session.session_id)
+        session.end(codes.INTERNAL_ERROR, retry_after_ms=1000)
+    finally:
+        _forget(session, node)
+
+
+async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> bool:
+    """Authenticate, open the device, welcome it, replay what it missed. False when the session is over."""
+    try:
+        identity = node.verify(hello.token)
+    except Exception as fault:
+        # Whatever a token makes its verifier raise, the answer is the same: nothing is learnt from it.
+        log.info("session.refused", session=session.session_id, reason=type(fault).__name__, detail=str(fault)[:200])
+        session.end(codes.BAD_TOKEN)
+        return False
+    opened = await node.writer.call(
+        OpenDevice(user=identity.user, device=hello.device, create_user=identity.outside)
+    )
+    if isinstance(opened, Refused):
+        _refuse_hello(session, opened)
+        return False
+    assert isinstance(opened, DeviceOpened)
+    session.expires_at = identity.expires_at_ms
+    session.opened(opened.author, hello.device, opened.cseq)
+    await node.hub.enter(session)
+    if session.ended is not None:
+        return False
+    log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
+    session.advance("welcome")
+    session.tell(_welcome(session, node))
+    await replay_all(session, node, hello)
+    return session.ended is None
+
+
+def _refuse_hello(session: Session, refused: Refused) -> None:
+    closes = {
+        ErrorCode.UNAUTHENTICATED: codes.BAD_TOKEN,
+        ErrorCode.TOO_MANY_DEVICES: codes.TOO_MANY_DEVICES,
+        ErrorCode.UNAVAILABLE: codes.UNAVAILABLE,
+    }
+    close = closes.get(ErrorCode(refused.code), codes.BAD_TOKEN)
+    session.end(close, retry_after_ms=2000 if close is codes.UNAVAILABLE else None)
+
+
+def _welcome(session: Session, node: Node) -> messages.Welcome:
+    return messages.Welcome(
+        user=session.user, device=session.device, session=session.session_id, cseq=session.first_cseq,
+        time=time_ns() // 1_000_000, heartbeat_ms=node.heartbeat_ms, limits=node.advertised,
+    )  # fmt: skip
+
+
+async def _serve(session: Session, node: Node) -> None:
+    while (job := await session.next_job()) is not None:
+        if isinstance(job, str):
+            await _accept_invitation(session, node, job)
+        else:
+            await answer(session, node, job)
+
+
+async def _accept_invitation(session: Session, node: Node, conv: str) -> None:
+    """A conversation began for this user: catch up with it from where this session stands, then join it."""
+    if conv in session.topics or session.author is None:
+        return
+    standings = [s for s in await node.store.standings(session.author.user_no, session.device_no) if s.conv == conv]
+    if not standings or not standings[0].member:
+        return
+    standing = standings[0]
+    position = max(standing.cursor, (session.former or {}).get(conv, 0))
+    await node.hub.follow(session, [(conv, standing.kind == "group")])
+    session.topics.add(conv)
+    await join(session, node, conv, await catch_up(session, node, conv, position))
+
+
+def _forget(session: Session, node: Node) -> None:
+    session.flush_marks()
+    for conv in session.topics:
+        node.hub.unfollow(session, conv)
+    session.topics.clear()
+    if session.user:
+        node.hub.exit(session)
+    ended = session.ended
+    log.info("session.ended", session=session.session_id, code=ended.code if ended else 0, reason=ended.reason if ended else "")

@@ -1,0 +1,108 @@
+"""What all sessions of this node share: its services, its table of sessions, and the three tasks that serve them.
+
+``sweep`` ends the silent and the expired, ``flush_marks`` stores up-to marks in batches, ``drain`` says goodbye spread
+over time. Owns: the table of sessions. Each task waits for the clock only, and ends when cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from time import time_ns
+from typing import Protocol
+
+import structlog
+import trio
+from chatd_protocol import codes
+
+from chatd.delivery.hub import Hub
+from chatd.ops.metrics import Metrics
+from chatd.sessions.session import Session
+from chatd.store.port import Store
+from chatd.store.writer import Writer
+
+SWEEP_SECONDS = 1.0
+SILENT_HEARTBEATS = 2
+"""A session that said nothing for so many heartbeat intervals is taken for dead."""
+
+log = structlog.get_logger()
+
+
+class Limits(Protocol):
+    """The part of the configuration's limits that sessions keep to."""
+
+    @property
+    def messages_per_second(self) -> float: ...
+    @property
+    def messages_burst(self) -> int: ...
+    @property
+    def inflight_sends(self) -> int: ...
+    @property
+    def requests_waiting(self) -> int: ...
+
+
+class Identity(Protocol):
+    """Who a token speaks for."""
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def expires_at_ms(self) -> int: ...
+    @property
+    def outside(self) -> bool: ...
+
+
+class Node:
+    """The composition root fills it; everything a session needs is here, and nothing else."""
+
+    def __init__(
+        self, *, store: Store, writer: Writer, hub: Hub, metrics: Metrics, limits: Limits, verify: Callable[[str], Identity],
+        heartbeat_ms: int, hello_seconds: float, marks_seconds: float, advertised: dict[str, int], random: Random,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.writer = writer
+        self.hub = hub
+        self.metrics = metrics
+        self.limits = limits
+        self.verify = verify
+        self.heartbeat_ms = heartbeat_ms
+        self.hello_seconds = hello_seconds
+        self.marks_seconds = marks_seconds
+        self.advertised = advertised
+        self.random = random
+        self.sessions: dict[str, Session] = {}
+        self.marked: list[Session] = []
+        self.draining = False
+
+    def waiting_bytes(self) -> int:
+        """Bytes in all outboxes."""
+        return sum(session.link.waiting_bytes for session in self.sessions.values())
+
+    async def sweep(self) -> None:
+        silence = SILENT_HEARTBEATS * self.heartbeat_ms / 1000
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            now, now_ms = trio.current_time(), time_ns() // 1_000_000
+            for number, session in enumerate(list(self.sessions.values())):
+                session.expire(now, now_ms, silence)
+                if number % 1000 == 999:
+                    await trio.lowlevel.checkpoint()
+
+    async def flush_marks(self) -> None:
+        while True:
+            await trio.sleep(self.marks_seconds)
+            marked, self.marked = self.marked, []
+            for session in marked:
+                session.flush_marks()
+
+    async def drain(self, seconds: float) -> None:
+        """End every session with ``draining``, evenly over ``seconds``, each with its own moment to come back."""
+        self.draining = True
+        sessions = list(self.sessions.values())
+        log.info("node.draining", sessions=len(sessions), seconds=seconds)
+        pause = seconds / max(len(sessions), 1)
+        due = trio.current_time()
+        for session in sessions:
+            session.end(codes.DRAINING, retry_after_ms=self.random.randrange(0, 1000))
+            due += pause
+            await trio.sleep(max(0.0, due - trio.current_time()))

@@ -1,0 +1,109 @@
+"""Catch-up: a session gets what it missed, from the store, before anything live (I6, I7).
+
+Position first, then the store, then the tail: the session *follows* its topics before it reads, so that each topic
+counts what is committed meanwhile; it joins a topic only when what it has read meets what the topic has released. The
+peer sets the pace: a page is read when the one before has mostly left for the kernel.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import trio
+from chatd_protocol import codes, messages
+
+from chatd.delivery.hub import ack_frame, event_frame, is_own, left_user
+from chatd.sessions.node import Node
+from chatd.sessions.session import Session
+from chatd.store.port import Standing
+
+PAGE_EVENTS = 200
+PAGE_BYTES = 256 * 1024
+DRAIN_BELOW = 128 * 1024
+"""Bytes that may still wait when the next page is read; with a page more it stays below the outbox's bound."""
+STALL_SECONDS = 30.0
+ROUNDS_BEFORE_LIVE = 5
+"""How often the tail is read again before ``live`` is said all the same: a busy conversation never stands still."""
+
+
+async def replay_all(session: Session, node: Node, hello: messages.Hello) -> None:
+    """Replay every conversation from its position, say ``live``, and join them all. Raises Unavailable."""
+    assert session.author is not None
+    standings = await node.store.standings(session.author.user_no, session.device_no)
+    groups = [(s.conv, s.kind == "group") for s in standings if s.member]
+    fresh = await node.hub.follow(session, groups)
+    session.topics.update(conv for conv, _ in groups)
+    if fresh:
+        # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
+        standings = await node.store.standings(session.author.user_no, session.device_no)
+    positions = _positions(standings, hello)
+    for standing in standings:
+        topic = node.hub.topics.get(standing.conv)
+        if topic is not None and standing.member:
+            topic.note(standing.last)
+        if positions[standing.conv] < standing.last:
+            positions[standing.conv] = await catch_up(session, node, standing.conv, positions[standing.conv])
+    for _ in range(ROUNDS_BEFORE_LIVE):
+        behind = [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
+        for conv in behind:
+            positions[conv] = await catch_up(session, node, conv, positions.get(conv, 0))
+        if not behind or session.ended is not None:
+            break
+    if session.ended is not None:
+        return
+    session.advance("live")
+    session.tell(messages.Live())
+    for conv in list(session.topics):
+        await join(session, node, conv, positions.get(conv, 0))
+
+
+def _positions(standings: list[Standing], hello: messages.Hello) -> dict[str, int]:
+    """Where to begin in each conversation: the client's own word, else the device's cursor, within what is visible."""
+    said = {} if hello.positions is msgspec.UNSET else hello.positions
+    return {s.conv: min(max(said.get(s.conv, s.cursor), s.first - 1), s.last) for s in standings}
+
+
+async def catch_up(session: Session, node: Node, conv: str, position: int) -> int:
+    """Send what the store holds after ``position``; return the new position. Raises Unavailable."""
+    assert session.author is not None
+    more = True
+    while more and session.ended is None:
+        page = await node.store.page(
+            session.author.user_no, conv, after=position, before=None, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES, former=True
+        )
+        if page is None:
+            return position
+        for event in page.events:
+            own = is_own(event, session)
+            session.write(ack_frame(session.encoding, event) if own else event_frame(session.encoding, event))
+            position = event.seq
+        node.metrics.replayed += len(page.events)
+        if page.events and page.events[-1].kind == "left" and left_user(page.events[-1]) == session.user:
+            session.detached(conv, position)
+            node.hub.unfollow(session, conv)
+            return position
+        more = page.more
+        await _wait_for_peer(session)
+    return position
+
+
+async def _wait_for_peer(session: Session) -> None:
+    with trio.move_on_after(STALL_SECONDS) as scope:
+        await session.link.wait_drained(DRAIN_BELOW)
+    if scope.cancelled_caught:
+        session.end(codes.SLOW_CONSUMER, retry_after_ms=1000, cut=True)
+
+
+async def join(session: Session, node: Node, conv: str, position: int) -> None:
+    """Make the session live in a topic it follows, reading on while the topic is further. Raises Unavailable."""
+    while session.ended is None and conv in session.topics:
+        topic = node.hub.topics.get(conv)
+        if topic is None or topic.join(session, position):
+            if topic is not None and topic.gapped:
+                node.hub.gapped.add(conv)
+                node.hub.on_gap()
+            return
+        reached = await catch_up(session, node, conv, position)
+        if reached == position:
+            # The topic has heard of what this reader's snapshot does not show yet; give the store a moment.
+            await trio.sleep(0.01)
+        position = reached

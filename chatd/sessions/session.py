@@ -1,0 +1,336 @@
+"""A session: what one connection may say, and what is done with it at once. Synchronous, driven by its link.
+
+The message path begins here: ``data_received`` cuts frames, decodes and checks each message, and either acts on it (a
+send goes to the store writer's mailbox, a mark is merged, a heartbeat answered) or queues it for the session's actor
+(``actor.run_session``), which alone waits for the store. Bounds: sends in flight and requests waiting are counted, and
+beyond them the socket is not read (I9): TCP then slows the client down, and nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import time_ns
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+from chatd_protocol import codes, messages
+from chatd_protocol.codec import (
+    MAX_CLIENT_BYTES,
+    Encoding,
+    Malformed,
+    content_digest,
+    decode_client,
+    encode,
+    encode_payload,
+)
+from chatd_protocol.codes import Close, ErrorCode
+from chatd_protocol.transitions import OutOfPlace
+from chatd_protocol.transitions import Session as Machine
+
+from chatd.conversations.operations import Author, Operation, Outcome, Refused, Repeated, Send
+from chatd.delivery.hub import frame_of
+from chatd.limits.bucket import TokenBucket
+from chatd.sessions.marks import Marks
+from chatd.wire import frames
+from chatd.wire.frames import FrameError, FrameParser
+
+if TYPE_CHECKING:
+    from chatd.sessions.node import Node
+    from chatd.wire.link import Link
+
+FRAGMENT_SECONDS: Final = 10.0
+"""How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
+
+_FLOOD_FACTOR = 10
+"""Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
+
+
+class Session:
+    """One connection. Created by the listener after the handshake; ``link`` is set right after."""
+
+    __slots__ = (
+        "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_parser", "_partial_since", "_wake",
+        "address", "author", "device", "device_no", "encoding", "expires_at", "first_cseq", "former", "jobs",
+        "last_heard", "link", "marks", "session_id", "topics", "user",
+    )  # fmt: skip
+
+    def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
+        now = trio.current_time()
+        limits = node.limits
+        self._node = node
+        self.encoding = encoding
+        self.address = address
+        self.session_id = session_id
+        self.link: Link
+        self._parser = FrameParser(MAX_CLIENT_BYTES)
+        self._machine = Machine()
+        self._bucket = TokenBucket(limits.messages_per_second, limits.messages_burst)
+        self._flood = TokenBucket(limits.messages_per_second * _FLOOD_FACTOR, limits.messages_burst * _FLOOD_FACTOR)
+        self._in_flight = 0
+        self._wake: trio.Event | None = None
+        self._ended: Close | None = None
+        self._partial_since = 0.0
+        self.last_heard = now
+        self.expires_at = 0
+        self.user = self.device = ""
+        self.author: Author | None = None
+        self.device_no = -1
+        self.first_cseq = 0
+        self.jobs: deque[messages.ClientMessage | str] = deque()
+        self.marks: Marks | None = None
+        self.topics: set[str] = set()
+        self.former: dict[str, int] | None = None
+
+    # --- what the link calls --------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self.last_heard = trio.current_time()
+        try:
+            for opcode, payload in self._parser.feed(data):
+                self._frame_received(opcode, payload)
+                if self._ended is not None:
+                    return
+        except FrameError as fault:
+            self._close_frame(fault.code, fault.reason)
+            return
+        if not self._parser.partial:
+            self._partial_since = 0.0
+        elif not self._partial_since:
+            self._partial_since = self.last_heard
+
+    def outbox_overflowed(self) -> None:
+        self._node.metrics.slow_consumers += 1
+        self.end(codes.SLOW_CONSUMER, retry_after_ms=1000, cut=True)
+
+    def link_closed(self) -> None:
+        if self._ended is None:
+            self._ended = Close(1006, "connection_lost")
+        self.wake()
+
+    # --- frames and messages --------------------------------------------------------------------
+
+    def _frame_received(self, opcode: int, payload: bytes) -> None:
+        if wait := self._flood.take(self.last_heard):
+            self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
+        elif opcode == (frames.BINARY if self.encoding.binary else frames.TEXT):
+            self._message_received(payload)
+        elif opcode == frames.PING:
+            self.link.write(frames.encode_frame(frames.PONG, payload))
+        elif opcode == frames.CLOSE:
+            code, _ = frames.parse_close(payload)
+            self._close_frame(frames.NORMAL if code == 1005 else code, "")
+        elif opcode != frames.PONG:
+            self._close_frame(frames.UNSUPPORTED_DATA, f"{self.encoding.subprotocol} has no frames of this kind")
+
+    def _message_received(self, payload: bytes) -> None:
+        try:
+            message = decode_client(self.encoding, payload)
+            self._machine.advance("client", _wire_name(message))
+        except Malformed as fault:
+            self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
+            if self.author is None:
+                self.end(codes.HELLO_EXPECTED)
+            return
+        except OutOfPlace as fault:
+            if self.author is None and not isinstance(message, messages.Hello):
+                self.end(codes.HELLO_EXPECTED)
+            else:
+                self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(fault))
+            return
+        kind = type(message)
+        if kind is messages.Send:
+            self._send(message)  # type: ignore[arg-type]
+        elif kind is messages.Delivered or kind is messages.Read:
+            self._mark(message)  # type: ignore[arg-type]
+        elif kind is messages.Heartbeat:
+            self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
+        else:
+            self._queue(message)
+
+    def _send(self, message: messages.Send) -> None:
+        if wait := self._bucket.take(self.last_heard):
+            self._refuse_message(message, ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
+            return
+        assert self.author is not None, "the state machine lets no send through before the hello"
+        fields: dict[str, object] = {"type": message.type, "body": message.body}
+        if message.reply_to is not msgspec.UNSET:
+            fields["reply_to"] = message.reply_to
+        if message.mentions is not msgspec.UNSET and message.mentions:
+            fields["mentions"] = message.mentions
+        payload = encode_payload(fields)
+        digest = content_digest(message.to, payload)
+        operation = Send(author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest)
+        if not self._node.writer.submit(operation, self._send_settled):
+            self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
+            return
+        self._in_flight += 1
+        self._pace()
+
+    def _pace(self) -> None:
+        """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
+        limits = self._node.limits
+        if self._in_flight >= limits.inflight_sends or len(self.jobs) >= limits.requests_waiting:
+            self.link.pause_reading()
+        else:
+            self.link.resume_reading()
+
+    def _send_settled(self, operation: Operation, outcome: Outcome) -> None:
+        # An Appended send is acknowledged by the hub, in the event's place; only the rest is answered here.
+        self._in_flight -= 1
+        self._pace()
+        if isinstance(outcome, Repeated):
+            self.tell(messages.Ack(cseq=outcome.cseq, conv=outcome.conv, seq=outcome.seq, at=outcome.at, repeat=True))
+            self._node.metrics.repeats += 1
+        elif isinstance(outcome, Refused) and isinstance(operation, Send):
+            retry_ms = 1000 if outcome.code in codes.RETRYABLE else None
+            self.refuse(
+                outcome.code, outcome.message, cseq=operation.cseq, expected=outcome.expected or None, retry_ms=retry_ms
+            )
+
+    def _mark(self, message: messages.Delivered | messages.Read) -> None:
+        if self.marks is None:
+            self.marks = Marks()
+        if not self.marks:
+            self._node.marked.append(self)
+        read = message.seq if isinstance(message, messages.Read) else 0
+        if not self.marks.move(message.conv, message.seq, read):
+            self.flush_marks()
+            self.marks.move(message.conv, message.seq, read)
+
+    def _queue(self, job: messages.ClientMessage) -> None:
+        if type(job) is not messages.Hello and (wait := self._bucket.take(self.last_heard)):
+            self._refuse_message(job, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
+            return
+        self.jobs.append(job)
+        self._pace()
+        self.wake()
+
+    # --- what the hub calls ---------------------------------------------------------------------
+
+    def write(self, frame: bytes) -> None:
+        self.link.write(frame)
+
+    def invite(self, conv: str) -> None:
+        if self._ended is None and conv not in self.jobs:
+            self.jobs.append(conv)
+            self.wake()
+
+    def detached(self, conv: str, position: int) -> None:
+        self.topics.discard(conv)
+        if self.former is None:
+            self.former = {}
+        self.former[conv] = position
+
+    def replace(self) -> None:
+        self.end(codes.REPLACED)
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def tell(self, message: msgspec.Struct) -> None:
+        """Write one message of the server's; it may cut the link, it never waits."""
+        self.link.write(frame_of(self.encoding, encode(self.encoding, message)))
+
+    def refuse(
+        self, code: str, text: str, *, id: int | None = None, cseq: int | None = None, expected: int | None = None,
+        retry_ms: int | None = None,
+    ) -> None:  # fmt: skip
+        """Answer with an error; it changes nothing."""
+        unset = msgspec.UNSET
+        self._node.metrics.count_refused(code)
+        self.tell(
+            messages.Error(
+                code=str(code), message=text, id=unset if id is None else id, cseq=unset if cseq is None else cseq,
+                expected=unset if expected is None else expected,
+                retry_after_ms=unset if retry_ms is None else retry_ms,
+            )
+        )  # fmt: skip
+
+    def _refuse_message(
+        self, message: messages.ClientMessage, code: str, text: str, *, retry_after: float | None = None
+    ) -> None:
+        retry_ms = None if retry_after is None else int(retry_after * 1000) + 1
+        self.refuse(code, text, id=getattr(message, "id", None), cseq=getattr(message, "cseq", None), retry_ms=retry_ms)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> Close | None:
+        """Why it is over, or None."""
+        return self._ended
+
+    def end(self, close: Close, *, retry_after_ms: int | None = None, cut: bool = False) -> None:
+        """Say ``bye`` and close; with ``cut``, what waits in the outbox is dropped first. A second call does nothing."""
+        if self._ended is not None:
+            return
+        bye = messages.Bye(
+            code=close.code, reason=close.reason,
+            retry_after_ms=msgspec.UNSET if retry_after_ms is None else retry_after_ms,
+        )  # fmt: skip
+        farewell = frame_of(self.encoding, encode(self.encoding, bye)) + frames.encode_close(close.code, close.reason)
+        self._finish(close, farewell, cut=cut)
+
+    def _close_frame(self, code: int, reason: str) -> None:
+        if self._ended is None:
+            self._finish(Close(code, reason), frames.encode_close(code, reason), cut=False)
+
+    def _finish(self, close: Close, farewell: bytes, *, cut: bool) -> None:
+        self._ended = close
+        self.flush_marks()
+        if cut:
+            self.link.cut(farewell)
+        else:
+            self.link.finish(farewell)
+        self.wake()
+
+    def flush_marks(self) -> None:
+        """Hand the merged marks to the store writer; what its full mailbox does not take is lost, and only repeats."""
+        if self.marks and self.author is not None:
+            for mark in self.marks.take(self.author):
+                self._node.writer.submit(mark, _ignore)
+
+    def expire(self, now: float, now_ms: int, silence: float) -> None:
+        """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token."""
+        if self._partial_since and now - self._partial_since > FRAGMENT_SECONDS:
+            self._close_frame(frames.POLICY_VIOLATION, "message took too long")
+        elif now - self.last_heard > silence:
+            self.end(codes.HEARTBEAT_MISSED)
+        elif self.expires_at and now_ms >= self.expires_at:
+            self.end(codes.TOKEN_EXPIRED)
+
+    # --- the actor's mailbox --------------------------------------------------------------------
+
+    def opened(self, author: Author, device: str, cseq: int) -> None:
+        """The hello was good: from here on the session speaks for a device."""
+        self.author, self.user, self.device = author, author.user, device
+        self.device_no, self.first_cseq = author.device_no, cseq
+
+    def advance(self, name: str) -> None:
+        """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""
+        self._machine.advance("server", name)
+
+    def wake(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+            self._wake = None
+
+    async def next_job(self) -> messages.ClientMessage | str | None:
+        """The next thing for the actor: a request, or a conversation to join; None when the session has ended."""
+        while not self.jobs and self._ended is None:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self._ended is not None:
+            return None
+        job = self.jobs.popleft()
+        self._pace()
+        return job
+
+
+def _wire_name(message: messages.ClientMessage) -> str:
+    name = message.__struct_config__.tag
+    assert isinstance(name, str)
+    return name
+
+
+def _ignore(_: Operation, __: Outcome) -> None:
+    """A mark has no answer on the wire."""

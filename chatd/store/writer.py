@@ -1,0 +1,128 @@
+"""The store writer: every change of this node goes through this one actor, many in one commit.
+
+Mailbox: operations, bounded in items and bytes; when it is full ``submit`` says no and the caller answers
+``overloaded``. Batching needs no timer: what gathers while one commit is on the disk is the next batch. Waits for: the
+store only. What a commit brought is released at once and in order, all its frames under one cork: acks and events leave
+only after the store has said yes (I1, I2). A commit that fails refuses its whole batch with ``unavailable``; the actor
+goes on, and the next commit finds out whether the disk is well again.
+
+Ends when its mailbox is closed and empty (draining), or when cancelled: then nobody was told of what was in flight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import time_ns
+
+import structlog
+import trio
+from chatd_protocol.codes import ErrorCode
+
+from chatd.conversations.operations import Appended, Operation, Outcome, Refused, Send
+from chatd.ops.metrics import Metrics
+from chatd.store.port import Store, Unavailable
+from chatd.wire.link import Cork
+
+OPERATION_BYTES = 200
+"""What an operation is taken to occupy beside its payload."""
+
+OnOutcome = Callable[[Operation, Outcome], None]
+Release = Callable[[Sequence[Appended]], None]
+
+log = structlog.get_logger()
+
+
+class Full(Exception):
+    """The mailbox is at its bound: answer ``overloaded``."""
+
+
+class Writer:
+    """``release`` gets what each commit appended, before the outcomes go to those who asked."""
+
+    def __init__(
+        self, store: Store, release: Release, metrics: Metrics, cork: Cork, *, max_items: int, max_bytes: int, batch: int
+    ) -> None:
+        self._store = store
+        self._release = release
+        self._metrics = metrics
+        self._cork = cork
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._batch = batch
+        self._mailbox: deque[tuple[Operation, OnOutcome]] = deque()
+        self._bytes = 0
+        self._arrived = trio.Event()
+        self._closed = False
+        self.healthy = True
+
+    def __len__(self) -> int:
+        return len(self._mailbox)
+
+    def submit(self, operation: Operation, on_outcome: OnOutcome) -> bool:
+        """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called exactly once, in the
+        writer's task; it must not raise."""
+        size = OPERATION_BYTES + (len(operation.payload) if type(operation) is Send else 0)
+        if self._closed or len(self._mailbox) >= self._max_items or self._bytes + size > self._max_bytes:
+            return False
+        self._mailbox.append((operation, on_outcome))
+        self._bytes += size
+        self._arrived.set()
+        return True
+
+    async def call(self, operation: Operation) -> Outcome:
+        """Queue one operation and wait for its outcome. Raises Full. Cancelling leaves its effect unknown."""
+        done = trio.Event()
+        outcomes: list[Outcome] = []
+
+        def arrived(_: Operation, outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            done.set()
+
+        if not self.submit(operation, arrived):
+            raise Full
+        await done.wait()
+        return outcomes[0]
+
+    def close(self) -> None:
+        """Take nothing more; ``run`` ends when what is queued is stored."""
+        self._closed = True
+        self._arrived.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            while self._mailbox:
+                await self._commit_one_batch()
+            if self._closed:
+                return
+            self._arrived = trio.Event()
+
+    async def _commit_one_batch(self) -> None:
+        mailbox = self._mailbox
+        batch = [mailbox.popleft() for _ in range(min(len(mailbox), self._batch))]
+        operations = [operation for operation, _ in batch]
+        began = trio.current_time()
+        try:
+            outcomes = await self._store.commit(operations, time_ns() // 1_000_000)
+        except Unavailable as fault:
+            if self.healthy:
+                log.error("store.failed", reason=str(fault), operations=len(batch))
+            self.healthy = False
+            outcomes = [Refused(ErrorCode.UNAVAILABLE, "the store cannot commit now; try again")] * len(batch)
+        else:
+            if not self.healthy:
+                log.info("store.recovered")
+            self.healthy = True
+            self._metrics.observe_commit(len(batch), trio.current_time() - began)
+        self._settle(batch, outcomes)
+
+    def _settle(self, batch: list[tuple[Operation, OnOutcome]], outcomes: list[Outcome]) -> None:
+        for operation, _ in batch:
+            self._bytes -= OPERATION_BYTES + (len(operation.payload) if type(operation) is Send else 0)
+        appended = [outcome for outcome in outcomes if type(outcome) is Appended]
+        self._metrics.stored += sum(len(outcome.events) for outcome in appended)
+        with self._cork:
+            self._release(appended)
+            for (operation, on_outcome), outcome in zip(batch, outcomes, strict=True):
+                on_outcome(operation, outcome)

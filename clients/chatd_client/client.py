@@ -1,0 +1,276 @@
+"""The client library's face: one device of one user, connected for as long as the ``async with`` lasts."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from chatd_protocol.messages import (
+    Ack, Add, Block, Blocked, ClientMessage, Conversations, Create, History, HistoryPolicy, Leave, Members, Ok, Read,
+    Remove, Rename, Role, SetRole, Typing, Watch, Welcome,
+)
+from msgspec import UNSET
+
+from chatd_client import wire
+from chatd_client.answers import ConversationList, Member, Page
+from chatd_client.api import endpoint
+from chatd_client.errors import ClientError, OutboxFull
+from chatd_client.facts import ConnectionState, Fact
+from chatd_client.outbox import Queued
+from chatd_client.outbox_file import OutboxFile
+from chatd_client.session import Session, TokenSource
+
+AGENT = "chatd-client-python"
+STOP_S = 2.0
+
+
+@asynccontextmanager
+async def open_client(
+    url: str, *, token: str | None = None, token_source: TokenSource | None = None, device: str,
+    state_dir: str | Path | None = None, encoding: wire.Encoding = wire.Encoding.CBOR, rng: random.Random | None = None,
+    ssl_context: ssl.SSLContext | None = None, agent: str = AGENT,
+) -> AsyncIterator[Client]:
+    """Keep one device connected while the block runs; does not wait for the first connection.
+
+    ``token_source`` is asked at the first connection, and once more whenever the server does not take the token any
+    more. ``state_dir`` keeps what was sent and not yet stored, and what was seen, across runs of the program; None
+    keeps both in memory. Raises StateInUse, ValueError (URL), OSError (directory). Leaving the block waits up to
+    STOP_S for an orderly close; messages still queued stay in ``state_dir``.
+    """
+    at = endpoint(url)
+    if (token is None) == (token_source is None):
+        raise ValueError("give either token or token_source")
+
+    async def fixed() -> str:
+        return token or ""
+
+    file = OutboxFile(Path(state_dir) if state_dir is not None else None, device)
+    session = Session(
+        at.websocket_url, token_source or fixed, renewable=token_source is not None, device=device, file=file,
+        encoding=encoding, rng=rng or random.Random(), ssl_context=ssl_context, agent=agent,
+    )
+    failure: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            try:
+                yield Client(session, file, encoding)
+            except Exception as error:  # raised again below, outside the nursery, which would wrap it in a group
+                failure = error
+            with trio.move_on_after(STOP_S):
+                await session.stopped()
+            nursery.cancel_scope.cancel()
+    finally:
+        session.save_positions()
+        file.close()
+    if failure is not None:
+        raise failure
+
+
+class Client:
+    """What ``open_client`` gives. Coroutines raise SessionEnded once the server has ended the session for good."""
+
+    def __init__(self, session: Session, file: OutboxFile, encoding: wire.Encoding) -> None:
+        self._session, self._file, self._encoding = session, file, encoding
+
+    # --- what is known --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ConnectionState:
+        """The connection's state at this moment."""
+        return self._session.state
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """The server's welcome of this session, None while there is none."""
+        return self._session.welcome
+
+    def pending(self) -> list[Queued]:
+        """Messages not known to be stored, oldest first."""
+        return self._file.outbox.items()
+
+    async def wait_for(self, state: ConnectionState) -> None:
+        """Wait for a state of the connection, such as ``live``. Cancelling is safe."""
+        while self._session.state != state:
+            if self._session.ended is not None:
+                raise self._session.ended
+            await self._session.changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def events(self) -> AsyncIterator[Fact]:
+        """Everything that happens, in order; for one consumer.
+
+        An event counts as handled when the next one is asked for: only then its position is kept and ``delivered``
+        sent, so that a program which dies over an event gets it again. Raises SessionEnded at the end. Cancelling is
+        safe.
+        """
+        while True:
+            fact = await self._session.facts.get()
+            yield fact
+            self._session.handled(fact)
+
+    def hurry(self) -> None:
+        """Try to connect now, rather than when the wait between attempts is over."""
+        self._session.hurry()
+
+    # --- messages -------------------------------------------------------------------------------
+
+    async def send(
+        self, to: str, body: str | bytes, *, type: str = "text", reply_to: int | None = None,
+        mentions: Sequence[str] | None = None,
+    ) -> Ack:
+        """Send a message to a conversation or ``@name`` and wait until it is stored, across reconnects.
+
+        Raises Refused (for good), MessageRejected, OutboxFull, OSError (state_dir). Cancelling ends the waiting
+        only: the message stays queued and will be sent.
+        """
+        return await self._stored(self.post(to, body, type=type, reply_to=reply_to, mentions=mentions))
+
+    def post(
+        self, to: str, body: str | bytes, *, type: str = "text", reply_to: int | None = None,
+        mentions: Sequence[str] | None = None,
+    ) -> Queued:
+        """Queue a message without waiting; ``Stored`` or ``SendRefused`` with the same key follows in ``events``.
+
+        On return it is safe from a crash of the program (with state_dir). Raises MessageRejected, OutboxFull,
+        OSError.
+        """
+        fields: dict[str, Any] = {"t": "send", "to": to, "body": body, "type": type}
+        if reply_to is not None:
+            fields["reply_to"] = reply_to
+        if mentions:
+            fields["mentions"] = list(mentions)
+        return self._queue(fields)
+
+    async def edit(self, conv: str, seq: int, body: str | bytes) -> Ack:
+        """Replace the body of one's own message; waits and raises as ``send`` does."""
+        return await self._stored(self._queue({"t": "edit", "conv": conv, "seq": seq, "body": body}))
+
+    async def delete(self, conv: str, seq: int) -> Ack:
+        """Delete a message; waits and raises as ``send`` does."""
+        return await self._stored(self._queue({"t": "delete", "conv": conv, "seq": seq}))
+
+    async def react(self, conv: str, seq: int, emoji: str, *, remove: bool = False) -> Ack:
+        """Add or take back a reaction; waits and raises as ``send`` does."""
+        return await self._stored(
+            self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove}))
+
+    def read(self, conv: str, seq: int) -> None:
+        """Everything up to ``seq`` was read; told to the server soon, or on return."""
+        self._session.mark(Read, conv, seq)
+
+    def typing(self, conv: str, on: bool) -> None:
+        """Say that the user is typing; a lease of 6 s. Lost while offline."""
+        self._session.control(Typing(conv=conv, on=on))
+
+    def watch(self, users: Sequence[str]) -> None:
+        """The users whose presence is on screen; replaces the earlier set, and holds across reconnects."""
+        self._session.control(Watch(users=list(users)))
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued any more. Cancelling is safe."""
+        while self.pending():
+            if self._session.ended is not None:
+                raise self._session.ended
+            await self._session.settled.wait()
+        await trio.lowlevel.checkpoint()
+
+    # --- questions: reads are asked again after a reconnect, changes raise Disconnected --------------
+
+    async def history(
+        self, conv: str, *, before: int | None = None, after: int | None = None, limit: int = 50,
+    ) -> Page:
+        """A page of a conversation's log, ascending; the newest one by default. Raises Refused."""
+        answer = await self._ask(lambda number: History(
+            id=number, conv=conv, before=UNSET if before is None else before, after=UNSET if after is None else after,
+            limit=limit), repeatable=True)
+        return Page.of(conv, answer)
+
+    async def conversations(self, *, cursor: str | None = None, limit: int = 50) -> ConversationList:
+        """A page of one's conversations, latest first. Raises Refused."""
+        answer = await self._ask(lambda number: Conversations(
+            id=number, cursor=UNSET if cursor is None else cursor, limit=limit), repeatable=True)
+        return ConversationList.of(answer)
+
+    async def members(self, conv: str) -> tuple[Member, ...]:
+        """Who is in a conversation. Raises Refused."""
+        answer = await self._ask(lambda number: Members(id=number, conv=conv), repeatable=True)
+        return tuple(Member.of(keys) for keys in answer.members or ())
+
+    async def blocked(self) -> tuple[str, ...]:
+        """Whom one has blocked. Raises Refused."""
+        answer = await self._ask(lambda number: Blocked(id=number), repeatable=True)
+        return tuple(answer.users or ())
+
+    async def create(self, title: str, members: Sequence[str], *, history: HistoryPolicy = "since_join") -> str:
+        """Make a group and return its conversation id. Raises Refused, Disconnected; cancelled: made or not."""
+        answer = await self._ask(lambda number: Create(
+            id=number, title=title, members=list(members), history=history))
+        return answer.conv or ""
+
+    async def add(self, conv: str, users: Sequence[str]) -> None:
+        """Add members. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: Add(id=number, conv=conv, users=list(users)))
+
+    async def remove(self, conv: str, users: Sequence[str]) -> None:
+        """Remove members. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: Remove(id=number, conv=conv, users=list(users)))
+
+    async def leave(self, conv: str) -> None:
+        """Leave a group. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: Leave(id=number, conv=conv))
+
+    async def set_role(self, conv: str, user: str, role: Role) -> None:
+        """Give a member a role. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: SetRole(id=number, conv=conv, user=user, role=role))
+
+    async def rename(self, conv: str, title: str) -> None:
+        """Give a group a new title. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: Rename(id=number, conv=conv, title=title))
+
+    async def block(self, user: str, on: bool = True) -> None:
+        """Refuse a user's 1:1 messages, or take them again. Raises Refused, Disconnected; cancelled: done or not."""
+        await self._ask(lambda number: Block(id=number, user=user, on=on))
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _queue(self, fields: dict[str, Any]) -> Queued:
+        if self._session.ended is not None:
+            raise self._session.ended
+        size = wire.checked_size(fields, self._encoding)
+        if self._file.outbox.is_full(size):
+            raise OutboxFull("too much is waiting to be stored")
+        return self._session.queue(secrets.token_hex(8), fields, int(time.time() * 1000), size)
+
+    async def _stored(self, item: Queued) -> Ack:
+        send, receive = trio.open_memory_channel[Ack | ClientError](1)
+        self._session.outcomes[item.key] = send.send_nowait
+        try:
+            outcome = await receive.receive()
+        finally:
+            self._session.outcomes.pop(item.key, None)
+        if isinstance(outcome, ClientError):
+            raise outcome
+        return outcome
+
+    async def _ask(self, build: Callable[[int], ClientMessage], *, repeatable: bool = False) -> Ok:
+        if self._session.ended is not None:
+            raise self._session.ended
+        number, call = self._session.requests.open(build, repeatable=repeatable)
+        self._session.wake()
+        try:
+            await call.done.wait()
+        finally:
+            self._session.requests.forget(number)
+        if call.error is not None:
+            raise call.error
+        return call.answer or Ok(id=number)
+
+

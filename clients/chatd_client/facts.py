@@ -1,0 +1,56 @@
+"""What ``Client.events`` yields beside the protocol's own ``Event``, ``Live``, ``Receipt``, ``TypingNotice``,
+``Presence`` and ``Error``: facts of this client. Pure values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from chatd_protocol.messages import Ack, Error, Event, Live, Presence, Receipt, TypingNotice
+
+from chatd_client.outbox import Queued
+
+ConnectionState = Literal["connecting", "replaying", "live", "offline", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """``retry_at``: when the next attempt starts, on Trio's clock, in seconds; only with ``offline``."""
+
+    state: ConnectionState
+    retry_at: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A queued message is durable; stands where its event stands in the conversation, unless ``ack.repeat``."""
+
+    item: Queued
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True)
+class SendRefused:
+    """A queued message was refused for good and will not be sent again."""
+
+    item: Queued
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Events of ``conv`` between ``after`` and ``before`` (both exclusive) did not come: fetch them with
+    ``history``.
+    """
+
+    conv: str
+    after: int
+    before: int
+
+
+Fact = (
+    Event | Live | Receipt | TypingNotice | Presence | Error | ConnectionChanged | Stored | SendRefused | Hole
+)

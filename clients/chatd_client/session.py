@@ -1,0 +1,359 @@
+"""One device's session across connections: the actor of this library.
+
+Owns the outbox, the positions, the marks and the open requests of one device. Waits for: a token, its ``Link``
+(socket and disk), the next attempt. Ends when ``stopped`` is called, it is cancelled, or the server ends the session
+for good; whatever waits for it is then told. Handling a message never waits.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from chatd_protocol import codes
+from chatd_protocol.messages import (
+    Ack, Bye, ClientMessage, Delivered, Error, Event, Heartbeat, HeartbeatAnswer, Hello, Live, Ok, Read, ServerMessage,
+    Watch, Welcome,
+)
+
+from chatd_client import wire
+from chatd_client.backoff import Backoff
+from chatd_client.errors import ClientError, Refused, SessionEnded
+from chatd_client.facts import ConnectionChanged, ConnectionState, Fact, Hole, SendRefused, Stored
+from chatd_client.link import Ending, Link
+from chatd_client.outbox import Queued, Record
+from chatd_client.outbox_file import OutboxFile
+from chatd_client.requests import Requests
+from chatd_client.stream import Admission, FactQueue, Positions
+
+WINDOW = 64
+STEADY_S = 5.0
+"""A session that lived this long makes the next first try quick again; one that died sooner counts as a failed
+attempt.
+"""
+RETRY_MS = 1000
+SAVE_EVERY_S = 2.0
+MAX_CONTROLS = 256
+
+TokenSource = Callable[[], Awaitable[str]]
+Outcome = Callable[[Ack | ClientError], None]
+
+
+class Session:
+    """See the module's docstring. ``run`` it in one task; nothing else here waits."""
+
+    def __init__(
+        self, url: str, tokens: TokenSource, *, renewable: bool, device: str, file: OutboxFile, encoding: wire.Encoding,
+        rng: random.Random, ssl_context: ssl.SSLContext | None, agent: str,
+    ) -> None:
+        self._url, self._tokens, self._renewable = url, tokens, renewable
+        self._device, self._file, self._outbox = device, file, file.outbox
+        self._encoding, self._ssl_context, self._agent = encoding, ssl_context, agent
+        self._backoff = Backoff(rng)
+        self.requests = Requests()
+        self.facts = FactQueue()
+        self.outcomes: dict[str, Outcome] = {}
+        self.state: ConnectionState = "connecting"
+        self.welcome: Welcome | None = None
+        self.ended: SessionEnded | None = None
+        self.changed = trio.Event()
+        self.settled = trio.Event()
+        self._over = trio.Event()
+        self._seen, self._handled = Positions(file.positions), Positions(file.positions)
+        self._unsaved, self._saved_at = False, 0.0
+        self._lagging = self._stopping = self._renewed = False
+        self._token: str | None = None
+        self._link: Link | None = None
+        self._welcomed_at = self._hold_until = 0.0
+        self._controls: deque[ClientMessage] = deque()
+        self._marks: dict[tuple[type[Delivered] | type[Read], str], int] = {}
+        self._watched: Watch | None = None
+        self._hurry = trio.Event()
+
+    # --- asked for by the program -----------------------------------------------------------------
+
+    def queue(self, item_key: str, fields: dict[str, object], at: int, size: int) -> Queued:
+        """Put a message into the outbox. Raises OSError when it cannot be kept; then it is not queued."""
+        item, records = self._outbox.queue(item_key, fields, at, size)
+        try:
+            self._file.append(records)
+        except OSError:
+            self._outbox.withdraw(item_key)
+            raise
+        self.wake()
+        return item
+
+    def wake(self) -> None:
+        """There is something to write."""
+        if self._link is not None:
+            self._link.wake()
+
+    def hurry(self) -> None:
+        """Try to connect now instead of at the appointed time."""
+        self._hurry.set()
+
+    async def stopped(self) -> None:
+        """Close the connection in good order, and wait until ``run`` has returned. Cancelling ends the waiting only."""
+        self._stopping = True
+        self._hurry.set()
+        self._end_link(Ending("closed"))
+        await self._over.wait()
+
+    def mark(self, kind: type[Delivered] | type[Read], conv: str, seq: int) -> None:
+        """Remember an up-to mark; sent with the next tick, or on return."""
+        self._marks[kind, conv] = max(seq, self._marks.get((kind, conv), 0))
+
+    def control(self, message: ClientMessage) -> None:
+        """Send something that is worth nothing later; dropped while there is no session, but for what is watched."""
+        if isinstance(message, Watch):
+            self._watched = message
+        if self.welcome is not None and len(self._controls) < MAX_CONTROLS:
+            self._controls.append(message)
+            self.wake()
+
+    def handled(self, fact: Fact) -> None:
+        """The program is done with ``fact``: move its position, and say that it was delivered."""
+        match fact:
+            case Event(conv=conv, seq=seq) | Stored(ack=Ack(conv=conv, seq=seq, repeat=False)):
+                self._handled.move(conv, seq)
+                self._unsaved = True
+                self.mark(Delivered, conv, seq)
+        if self._lagging and self.facts.has_room():
+            self._end_link(Ending("catching up", codes.DRAINING.code))
+
+    def save_positions(self) -> None:
+        """Write the handled positions. Raises OSError."""
+        if self._unsaved:
+            self._file.positions = self._handled.newest()
+            self._file.save_positions()
+            self._unsaved = False
+
+    # --- the actor --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the device connected until ``stopped``, or until the server ends it. Cancelling closes the
+        connection.
+        """
+        while not self._stopping:
+            self._set_state("connecting")
+            ending = await self._attempt()
+            self._disconnected()
+            if self._stopping or not self._may_return(ending):
+                break
+            delay = self._backoff.next_delay(ending.retry_after_ms)
+            self._hurry = trio.Event()
+            self._set_state("offline", trio.current_time() + delay, ending.reason)
+            with trio.move_on_after(delay):
+                await self._hurry.wait()
+        self._end(SessionEnded(0, "closed") if self._stopping else SessionEnded(ending.code, ending.reason))
+
+    async def _attempt(self) -> Ending:
+        """One connection, from its token to its end."""
+        link = self._link = Link(self, self._encoding)
+        reason = ""
+        try:
+            if self._token is None:
+                self._token = await self._tokens()
+            positions = self._seen.newest()
+            hello = Hello(token=self._token, device=self._device, positions=positions, agent=self._agent)
+            await link.run(self._url, hello, self._ssl_context)
+        except* Refused as group:
+            link.ending = link.ending or _ending_of_refusal(group)
+            self._renewed = True
+        except* wire.CONNECTION_ERRORS as errors:
+            reason = wire.describe(errors)
+        return link.ending or Ending(reason or "connection lost")
+
+    def _may_return(self, ending: Ending) -> bool:
+        if codes.may_reconnect(ending.code):
+            return True
+        expired = ending.code in {codes.BAD_TOKEN.code, codes.TOKEN_EXPIRED.code}
+        if not (expired and self._renewable and not self._renewed):
+            return False
+        self._renewed, self._token = True, None
+        return True
+
+    def _disconnected(self) -> None:
+        if self.welcome is not None and trio.current_time() - self._welcomed_at >= STEADY_S:
+            self._backoff.reset()
+        self.welcome = self._link = None
+        self._lagging = False
+        self._controls.clear()
+        self._outbox.disconnected()
+        self.requests.disconnected()
+
+    def _end_link(self, ending: Ending) -> None:
+        if self._link is not None:
+            self._link.end(ending)
+
+    def _end(self, error: SessionEnded) -> None:
+        self.ended = error
+        self._set_state("ended", reason=error.reason)
+        self.requests.end(error)
+        for outcome in list(self.outcomes.values()):
+            outcome(error)
+        self.facts.end(error)
+        self._over.set()
+        self._settle()
+
+    def _set_state(self, state: ConnectionState, retry_at: float | None = None, reason: str = "") -> None:
+        self.state = state
+        self.facts.put_state(ConnectionChanged(state, retry_at, reason))
+        self.changed.set()
+        self.changed = trio.Event()
+
+    # --- the link's other side --------------------------------------------------------------------
+
+    def take(self) -> tuple[Sequence[ClientMessage], float]:
+        """What to write now: first what is small and late, then questions, then the outbox as far as the window
+        goes.
+        """
+        if self.welcome is None:
+            return [], trio.current_time() + 3600
+        messages = [*self._controls, *self.requests.take_unsent()]
+        self._controls.clear()
+        if trio.current_time() < self._hold_until:
+            return messages, self._hold_until
+        batch, records = self._outbox.next_batch(WINDOW)
+        self._file.append(records)
+        messages += [wire.numbered(item.fields, item.cseq) for item in batch]
+        return messages, trio.current_time() + 3600
+
+    async def flush(self) -> None:
+        """A number is on the disk before it is on the wire, or a power cut could give it to another message."""
+        if self._file.dirty:
+            await trio.to_thread.run_sync(self._file.sync)
+        self._file.compact()
+
+    def tick(self) -> None:
+        """Send the marks collected since the last tick, and save positions every SAVE_EVERY_S."""
+        if self.welcome is not None and self._marks:
+            for kind, conv in list(self._marks)[:MAX_CONTROLS - len(self._controls)]:
+                self.control(kind(conv=conv, seq=self._marks.pop((kind, conv))))
+        if trio.current_time() - self._saved_at >= SAVE_EVERY_S:
+            self._saved_at = trio.current_time()
+            self.save_positions()
+
+    def beat(self) -> None:
+        """Sent in both states: the server must not take a long replay for silence."""
+        self.control(Heartbeat())
+
+    def received(self, message: ServerMessage, size: int) -> None:
+        """One message of the server."""
+        match message:
+            case Welcome():
+                self._welcomed(message)
+            case Event():
+                begins = message.kind == "joined" and self.welcome is not None and message.user == self.welcome.user
+                self._logged(message.conv, message.seq, message, size, begins=begins or message.kind == "created")
+            case Ack():
+                self._acked(message, size)
+            case Error():
+                self._refused(message)
+            case Ok():
+                self.requests.answered(message)
+            case Live():
+                self._set_state("live")
+                self.facts.put(message, size)
+            case Bye():
+                self._end_link(Ending(message.reason, message.code, _given(message.retry_after_ms)))
+            case HeartbeatAnswer():
+                return
+            case _:
+                self.facts.put(message, size)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if self._outbox.user not in {None, welcome.user}:
+            # Sending it would put one person's words into another's mouth.
+            self._end_link(Ending(f"this device's outbox belongs to {self._outbox.user}", codes.BAD_TOKEN.code))
+            self._renewed = True
+            return
+        self.welcome, self._welcomed_at = welcome, trio.current_time()
+        self._renewed = False
+        self._hold_until = 0.0
+        if self._link is not None:
+            self._link.heartbeat_s = min(max(welcome.heartbeat_ms / 1000, 0.5), 300.0)
+        self._file.append(self._outbox.welcome(welcome.user, welcome.cseq))
+        self._set_state("replaying")
+        if self._watched is not None:
+            self.control(self._watched)
+        self.wake()
+
+    def _logged(self, conv: str, seq: int, fact: Event | Stored, size: int, *, begins: bool) -> None:
+        """An entry of a log, in its place. While lagging none is taken: positions stand still, and the log brings it
+        again.
+        """
+        if self._lagging:
+            return
+        last = self._seen.last(conv)
+        admission = self._seen.judge(conv, seq, begins=begins)
+        if admission is Admission.REPEAT and isinstance(fact, Event):
+            return
+        if admission is Admission.AFTER_HOLE:
+            self.facts.put(Hole(conv, last or 0, seq), 0)
+        if self.facts.put(fact, size):
+            self._seen.move(conv, seq)
+        else:
+            self._lagging = True
+
+    def _acked(self, ack: Ack, size: int) -> None:
+        item, records = self._outbox.acked(ack.cseq)
+        self._file.append(records)
+        if item is not None:
+            self._tell(item, ack)
+            if ack.repeat:
+                self.facts.put(Stored(item, ack), size)
+            else:
+                self._logged(ack.conv, ack.seq, Stored(item, ack), size + item.size, begins=False)
+        elif not ack.repeat:
+            self._seen.move(ack.conv, ack.seq)
+        self.wake()
+
+    def _refused(self, error: Error) -> None:
+        if isinstance(error.id, int):
+            self.requests.refused(error)
+        elif not isinstance(error.cseq, int):
+            self.facts.put(error, 0)
+        elif error.code in codes.RETRYABLE or error.code == codes.ErrorCode.CSEQ_GAP:
+            self._put_off(error, error.cseq)
+        else:
+            item, records = self._outbox.refused(error.cseq, taken=error.code == codes.ErrorCode.CSEQ_REUSED)
+            self._file.append(records)
+            if item is not None:
+                self._tell(item, Refused(error.code, error.message))
+                self.facts.put(SendRefused(item, error.code, error.message), item.size)
+            self.wake()
+
+    def _put_off(self, error: Error, cseq: int) -> None:
+        if error.code != codes.ErrorCode.CSEQ_GAP:
+            wait = _given(error.retry_after_ms) or RETRY_MS
+            self._hold_until = max(self._hold_until, trio.current_time() + wait / 1000)
+        records: list[Record] = self._outbox.put_off(cseq, _given(error.expected))
+        self._file.append(records)
+        self.wake()
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self.settled = trio.Event()
+
+    def _tell(self, item: Queued, outcome: Ack | ClientError) -> None:
+        self._settle()
+        if waiter := self.outcomes.get(item.key):
+            waiter(outcome)
+
+
+def _given(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _ending_of_refusal(group: BaseExceptionGroup[Refused]) -> Ending:
+    """No token: a password that is wrong stays wrong, anything else may pass."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    refused = error if isinstance(error, Refused) else Refused("internal", str(error))
+    final = refused.code not in codes.RETRYABLE
+    return Ending(str(refused), codes.BAD_TOKEN.code if final else 0, refused.retry_after_ms)

@@ -1,0 +1,34 @@
+"""Received text made safe for a terminal, as a pure function.
+
+What others write is printed on somebody's terminal, where control characters are commands: an escape sequence may
+retitle the window, answer back as if typed, or hide what follows. So none passes; each becomes a visible mark.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_MARKS = 4
+"""Combining marks in a row; no written language stacks more, text that climbs over other lines does."""
+
+_JOINERS = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """``text`` without anything a terminal would obey; newlines stay with ``lines``, tabs become four spaces."""
+    out: list[str] = []
+    marks = 0
+    for character in text:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in {"Mn", "Me"} else 0
+        if character == "\n" and lines:
+            out.append(character)
+        elif character == "\t":
+            out.append("    ")
+        elif character in _JOINERS or (category not in _HIDDEN and marks <= MAX_MARKS):
+            out.append(character)
+        elif marks <= MAX_MARKS:
+            out.append(REPLACEMENT)
+    return "".join(out)

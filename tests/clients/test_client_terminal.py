@@ -1,0 +1,214 @@
+"""The terminal client as a program: a real subprocess on a real pseudo-terminal, against the scripted server."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from chatd_protocol import codes
+from chatd_protocol.messages import Read, Send
+
+PROGRAM = "import sys; from chatd_terminal.main import run; sys.exit(run(sys.argv[1], 'alice', state_dir=sys.argv[2] or None))"
+ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9A-B]|\x1b[=>78]|[\x0e\x0f]")
+
+
+class Screen:
+    """The master's side of the pseudo-terminal: types, and reads until something appears."""
+
+    def __init__(self, fd: int, process: trio.Process) -> None:
+        self._fd, self.process = fd, process
+        self.raw = b""
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def text(self) -> str:
+        return ESCAPES.sub("", self.raw.decode(errors="replace"))
+
+    async def shows(self, wanted: str) -> None:
+        """Read on until ``wanted`` has been drawn since the last call, without escape sequences."""
+        with trio.fail_after(20):
+            while wanted not in self.text():
+                await trio.lowlevel.wait_readable(self._fd)
+                self.raw += os.read(self._fd, 65536)
+        self.raw = b""
+
+    async def ends(self) -> int:
+        """Read to the end and return the exit status."""
+        with trio.fail_after(20):
+            while True:
+                await trio.lowlevel.wait_readable(self._fd)
+                try:
+                    more = os.read(self._fd, 65536)
+                except OSError:  # Linux: the last one has closed the other side
+                    break
+                if not more:
+                    break
+                self.raw += more
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def terminal(
+    server: Any, state: Path, *, password: str | None = "secret", size: tuple[int, int] = (100, 30),
+) -> AsyncIterator[Screen]:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    environment.pop("CHATD_PASSWORD", None)
+    if password is not None:
+        environment["CHATD_PASSWORD"] = password
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", PROGRAM, server.url, str(state)], stdin=slave, stdout=slave, stderr=slave, env=environment,
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)))
+    os.close(slave)
+    screen = Screen(master, process)
+    try:
+        yield screen
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        os.close(master)
+
+
+async def test_a_conversation_from_start_to_quit(server: Any, tmp_path: Path) -> None:
+    """Type to a new 1:1, see it stored, see the answer, which is then read; leave with status 0."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type("/dm bob\r")
+        screen.type("hello from the keyboard\r")
+        await screen.shows("hello from the keyboard ✓")
+        await server.say("dm-bob", "bob", "and back 漢字")
+        await screen.shows("bob: and back 漢字")
+        await server.until(lambda: Read(conv="dm-bob", seq=2) in server.marks)
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+    assert server.bodies("dm-bob") == ["hello from the keyboard", "and back 漢字"]
+
+
+async def test_what_is_typed_offline_is_sent_on_return(server: Any, tmp_path: Path) -> None:
+    """While the server is away the screen says so and takes messages; on return they are sent."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type("/dm bob\r")
+        server.swallow = lambda message: True
+        await server.cut()
+        await screen.shows("connecting")
+        screen.type("typed offline\r")
+        await screen.shows("typed offline …")
+        server.swallow = lambda message: False
+        await server.cut()
+        await screen.shows("typed offline ✓")
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+    assert server.bodies("dm-bob") == ["typed offline"]
+
+
+async def test_escape_sequences_are_not_obeyed(server: Any, tmp_path: Path) -> None:
+    """A hostile body and a hostile title reach the screen as visible marks, never as commands to the terminal."""
+    server.append("dm-bob", "bob", "\x1b]0;owned\x07\x1b[2Jshown\u202e\x9b31m")
+    async with terminal(server, tmp_path) as screen:
+        with trio.fail_after(20):
+            while "shown" not in screen.text():
+                await trio.lowlevel.wait_readable(screen._fd)
+                screen.raw += os.read(screen._fd, 65536)
+        assert b"]0;owned\x07" not in screen.raw
+        assert "\ufffd]0;owned\ufffd\ufffd[2Jshown\ufffd\ufffd31m" in screen.text()
+
+
+async def test_history_is_loaded_when_scrolling_up(server: Any, tmp_path: Path) -> None:
+    """PgUp beyond the first page fetches older ones, down to the first message."""
+    for number in range(1, 251):
+        server.append("dm-bob", "bob", f"number <{number}>")
+    server.arrived.clear()
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("number <250>")
+        with trio.fail_after(30):
+            while "number <1>" not in screen.text():
+                screen.type("\x1b[5~")
+                await trio.lowlevel.wait_readable(screen._fd)
+                screen.raw += os.read(screen._fd, 65536)
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+
+
+async def test_a_group_and_a_resize(server: Any, tmp_path: Path) -> None:
+    """``/group`` opens the new group; a narrow terminal hides the list, and shows it again when it is wide."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type('/group "Tea time" bob carol\r')
+        await screen.shows("Tea time")
+        assert server.groups["g1"].members == ["bob", "carol"]
+        screen.resize(40, 12)
+        screen.process.send_signal(signal.SIGWINCH)
+        screen.type("narrow now\r")
+        await screen.shows("narrow now ✓")
+        screen.resize(100, 30)
+        screen.process.send_signal(signal.SIGWINCH)
+        await screen.shows("▸Tea time")
+        screen.type("/nonsense\r")
+        await screen.shows("no command /nonsense")
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+
+
+async def test_a_new_account_is_offered(server: Any, tmp_path: Path) -> None:
+    """An unknown name is asked for a password on the terminal, and may become an account."""
+    server.passwords.clear()
+    async with terminal(server, tmp_path, password=None) as screen:
+        await screen.shows("Password of alice")
+        screen.type("fresh\r")
+        await screen.shows("create the account alice? [y/N]")
+        screen.type("y\r")
+        await screen.shows("live")
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+    assert server.passwords == {"alice": "fresh"}
+
+
+async def test_an_answer_of_no_makes_nothing(server: Any, tmp_path: Path) -> None:
+    """Without a yes no account is made, and the program ends with status 1."""
+    async with terminal(server, tmp_path, password="wrong") as screen:
+        await screen.shows("[y/N]")
+        screen.type("\r")
+        assert await screen.ends() == 1
+    assert server.passwords == {"alice": "secret"}
+
+
+async def test_a_takeover_leaves_the_terminal_in_order(server: Any, tmp_path: Path) -> None:
+    """When the server ends the session the screen is restored, and the reason printed."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        await server.end(codes.REPLACED)
+        assert await screen.ends() == 1
+    assert "the server ended the session: replaced" in screen.text()
+
+
+async def test_a_message_left_queued_is_sent_by_the_next_start(server: Any, tmp_path: Path) -> None:
+    """Killed while offline: the next terminal shows the message as queued and sends it."""
+    server.swallow = lambda message: isinstance(message, Send)
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type("/dm bob\r")
+        screen.type("not lost\r")
+        await screen.shows("not lost …")
+    server.swallow = lambda message: False
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("not lost ✓")
+    assert server.bodies("dm-bob") == ["not lost"]

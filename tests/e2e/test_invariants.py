@@ -1,0 +1,295 @@
+"""I1-I7 under disconnects, repeats, kill -9, a flushed and a restarted Valkey, and a bus that loses everything.
+
+One workload, one judge: 50 senders in 20 conversations repeat whatever was not acknowledged on whatever node is there;
+afterwards the log and every stream are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+
+from chatd.adapters.valkey.program import find_program
+from tests.e2e.cluster import Cluster, Peer
+
+SENDERS, MESSAGES, CONVERSATIONS = 50, 200, 20
+WINDOW = 20
+GONE = (ConnectionClosed, InvalidHandshake, InvalidMessage, OSError, trio.TooSlowError, trio.BrokenResourceError, EOFError)
+
+
+def valkey(cluster: Cluster, command: bytes) -> bytes:
+    """One inline command to the cluster's embedded Valkey, over its socket."""
+    path = next(iter(cluster.data.rglob("*.sock")), None)
+    assert path is not None, "the embedded Valkey listens in the data directory"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(command + b"\r\n")
+        return sock.recv(65536)
+
+
+class Workload:
+    """Senders with an outbox each, as a client library has it; receivers that follow by their own positions."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster = cluster
+        self.random = random.Random(seed)
+        self.convs: list[str] = []
+        self.acked: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
+        self.received: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.done = 0
+        self.progress = trio.Event()
+
+    async def prepare(self) -> None:
+        """Each sender is in four of the groups; the watcher is in all, and reads along all the time."""
+        for number, name in enumerate([*(f"s{n}" for n in range(SENDERS)), "watcher"]):
+            await (await Peer.open(self.cluster, number, name)).close()
+        maker = await Peer.open(self.cluster, 0, "maker")
+        for number in range(CONVERSATIONS):
+            members = [f"s{n}" for n in range(SENDERS) if number in self.groups_of(n)]
+            made = await maker.ask("create", title=str(number), members=[*members, "watcher"])
+            self.convs.append(made["conv"])
+        await maker.close()
+
+    @staticmethod
+    def groups_of(number: int) -> set[int]:
+        return {(number + step) % CONVERSATIONS for step in (0, 3, 7, 12)}
+
+    async def sender(self, number: int) -> None:
+        """Send all messages, in windows, repeating after each loss of the connection until all are acknowledged."""
+        user, sent = f"s{number}", 0
+        mine = sorted(self.groups_of(number))
+        plan = [self.convs[self.random.choice(mine)] for _ in range(MESSAGES)]
+        caught_up = dict.fromkeys(self.convs, 10**9)
+        while sent < MESSAGES:
+            try:
+                node = self.random.randrange(8)
+                with trio.fail_after(20):
+                    peer = await Peer.open(self.cluster, node, user, positions=caught_up, live=False)
+                assert peer.welcome["t"] == "welcome", peer.welcome
+                sent = await self._send_window(peer, user, plan, sent)
+                await (peer.vanish() if self.random.random() < 0.5 else peer.close())
+            except GONE:
+                await trio.sleep(0.05)
+        self.done += 1
+
+    async def _send_window(self, peer: Peer, user: str, plan: list[str], sent: int) -> int:
+        ahead = min(MESSAGES, sent + WINDOW)
+        for index in range(sent, ahead):
+            await peer.send({"t": "send", "cseq": index + 1, "to": plan[index], "body": f"{user}:{index + 1}"})
+        give_up = self.random.random() < 0.4  # leave in the middle: some of these are stored, and never seen acked
+        wanted = self.random.randrange(WINDOW) if give_up else ahead - sent
+        acked = set()
+        while len(acked) < wanted:
+            message = await peer.receive()
+            if message["t"] == "error":
+                assert message["code"] in ("unavailable", "overloaded", "cseq_gap", "rate_limited"), message
+                return sent
+            if message["t"] == "ack" and message["cseq"] > sent:
+                acked.add(message["cseq"])
+                self._note_ack(user, message)
+        return ahead if wanted == ahead - sent else sent
+
+    def _note_ack(self, user: str, ack: dict[str, Any]) -> None:
+        known = self.acked[ack["conv"]].setdefault((user, ack["cseq"]), ack["seq"])
+        assert known == ack["seq"], "I3: a repeat gets the first ack again"
+
+    async def watcher(self, scope: trio.CancelScope) -> None:
+        """One recipient who comes and goes on either node, and knows its positions."""
+        positions: dict[str, int] = {}
+        with scope:
+            while True:
+                try:
+                    peer = await Peer.open(
+                        self.cluster, self.random.randrange(8), "watcher", positions=positions, live=False
+                    )
+                    for _ in range(self.random.randrange(200, 3000)):
+                        message = await peer.receive()
+                        if message["t"] == "event":
+                            conv, seq = message["conv"], message["seq"]
+                            assert seq == positions.get(conv, 0) + 1, f"I6: {conv} {positions.get(conv, 0)} -> {seq}"
+                            positions[conv] = seq
+                            self.received[conv].append(message)
+                            self.progress.set()
+                    await peer.vanish()
+                except GONE:
+                    await trio.sleep(0.05)
+
+    async def run(self, disturb: Any) -> None:
+        """The whole: senders and watcher at once, disturbed; then the judgement."""
+        scope = trio.CancelScope()
+        async with trio.open_nursery() as everybody:
+            everybody.start_soon(self.watcher, scope)
+            async with trio.open_nursery() as senders:
+                for number in range(SENDERS):
+                    senders.start_soon(self.sender, number)
+                senders.start_soon(disturb, self)
+            logs = {conv: await self.log(conv) for conv in self.convs}
+            with trio.fail_after(60):
+                while any(len(self.received[conv]) < len(log) for conv, log in logs.items()):
+                    self.progress = trio.Event()
+                    await self.progress.wait()
+            scope.cancel()
+        self.judge(logs)
+
+    async def log(self, conv: str) -> list[dict[str, Any]]:
+        """The whole log, by pages."""
+        peer = await Peer.open(self.cluster, 0, "maker", "reader", positions=dict.fromkeys(self.convs, 10**9))
+        events: list[dict[str, Any]] = []
+        while True:
+            page = await peer.ask("history", conv=conv, after=len(events), limit=200)
+            events += page["events"]
+            if not page["more"]:
+                await peer.close()
+                return events
+
+    def judge(self, logs: dict[str, list[dict[str, Any]]]) -> None:
+        stored = set()
+        for conv, log in logs.items():
+            assert [event["seq"] for event in log] == list(range(1, len(log) + 1)), "I4: no hole"
+            for event in log:
+                if event["kind"] == "message":
+                    user, cseq = event["body"].split(":")
+                    assert (user, cseq) not in stored, "I3: stored once"
+                    stored.add((user, cseq))
+                    acked = self.acked[conv].get((user, int(cseq)))
+                    assert acked in (None, event["seq"]), "an ack names what is stored"
+            for user in {event["from"] for event in log}:
+                mine = [int(e["body"].split(":")[1]) for e in log if e["kind"] == "message" and e["from"] == user]
+                assert mine == sorted(mine), "I5: sender order"
+            stream = [{k: v for k, v in event.items() if k != "t"} for event in self.received[conv]]
+            assert stream == [{k: v for k, v in event.items() if k != "t"} for event in log], "I6: the stream is the log"
+        for conv, acks in self.acked.items():
+            for user, cseq in acks:
+                assert (user, str(cseq)) in stored, f"I1: acked and lost in {conv}"
+        assert len(stored) == SENDERS * MESSAGES
+
+
+async def nothing(_: Workload) -> None:
+    """No disturbance beyond the senders' own."""
+
+
+async def kill_a_node(work: Workload) -> None:
+    """kill -9 in the middle, twice; another node is started in its place."""
+    for _ in range(2):
+        while work.done < 1 and sum(map(len, work.acked.values())) < SENDERS * MESSAGES // 4:
+            await trio.sleep(0.05)
+        victim = work.cluster.server(0)
+        victim.kill()
+        await trio.to_thread.run_sync(work.cluster.start)
+
+
+async def flush_and_restart_valkey(work: Workload) -> None:
+    """FLUSHALL, then the server itself ended: the nodes start it anew."""
+    while sum(map(len, work.acked.values())) < SENDERS * MESSAGES // 4:
+        await trio.sleep(0.05)
+    assert b"OK" in await trio.to_thread.run_sync(valkey, work.cluster, b"FLUSHALL")
+    await trio.to_thread.run_sync(valkey, work.cluster, b"SHUTDOWN NOSAVE")
+
+
+@pytest.mark.parametrize("disturb", [nothing, kill_a_node, flush_and_restart_valkey])
+async def test_every_acknowledged_message_once_in_order_for_all(own_cluster: Cluster, disturb: Any) -> None:
+    """I1-I6: 50 x 200 messages into 20 conversations; acknowledged means stored once, streams equal the log."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    work = Workload(own_cluster, seed)
+    await work.prepare()
+    with trio.fail_after(300):
+        await work.run(disturb)
+
+
+@pytest.fixture
+def deaf_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two nodes, each on a Valkey of its own: every pub/sub message between them is silently lost."""
+    made = Cluster(tmp_path, 1, "[delivery]\nrepair_seconds = 1.0\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    process = subprocess.Popen(
+        [find_program(), "--port", "0", "--unixsocket", str(other / "v.sock"), "--save", "", "--dir", str(other)],
+        stdout=subprocess.DEVNULL,
+    )
+    made.environ = {"CHATD_REDIS_URL": f"unix://{other / 'v.sock'}"}
+    made.start()
+    yield made
+    made.stop()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+async def test_what_the_bus_loses_is_repaired(deaf_cluster: Cluster) -> None:
+    """I6: the last message of a conversation, and the first, reach the other node though its bus carries nothing."""
+    here = await Peer.open(deaf_cluster, 0, "ada")
+    there = await Peer.open(deaf_cluster, 1, "bob")
+    conv = (await here.say("@bob", "the first"))["conv"]
+    await there.event(conv, 1)
+    await here.say(conv, "the last")
+    await there.event(conv, 2)
+    group = (await here.ask("create", title="g", members=["bob"]))["conv"]
+    await there.event(group, 1)
+    await here.ask("remove", conv=group, users=["bob"])
+    await here.say(group, "not for bob")
+    await there.event(group, 2)
+    await here.say(conv, "after all that")
+    await there.event(conv, 3)
+    assert there.stream(group) == [1, 2]
+    assert there.stream(conv) == [1, 2, 3]
+
+
+async def test_a_client_that_stops_reading_is_cut(tmp_path: Path) -> None:
+    """I9: ``slow_consumer`` at its bound, the others' streams go on; it comes back and gets everything."""
+    cluster = Cluster(tmp_path, 1, "[limits]\noutbox_bytes = 262144\nmessages_per_second = 10000\nmessages_burst = 10000\n")
+    try:
+        talker = await Peer.open(cluster, 0, "talker")
+        reader = await Peer.open(cluster, 0, "reader")
+        slow = await Peer.open(cluster, 0, "slow")
+        conv = (await talker.ask("create", title="g", members=["reader", "slow"]))["conv"]
+        count = 400
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.event, conv, count + 1)
+            for _ in range(count):
+                await talker.say(conv, os.urandom(30_000))
+        assert reader.stream(conv) == list(range(1, count + 2))
+        assert await slow.closed() == 4100
+        assert slow.seen[-1]["reason"] == "slow_consumer"
+        got = slow.stream(conv)
+        assert got == list(range(1, len(got) + 1))
+        assert len(got) < count
+        back = await Peer.open(cluster, 0, "slow", positions={conv: len(got)})
+        assert back.stream(conv) == list(range(len(got) + 1, count + 2))
+    finally:
+        cluster.stop()
+
+
+async def test_sigterm_drains(own_cluster: Cluster) -> None:
+    """SIGTERM: everybody is told ``draining`` with a time to come back, what was sent is stored, exit 0."""
+    peers = [await Peer.open(own_cluster, 0, f"p{n}") for n in range(20)]
+    for number in range(1, 20):
+        await peers[number].send({"t": "send", "cseq": 1, "to": "@p0", "body": "last words"})
+        await peers[number].until(lambda m: m["t"] == "ack")
+    server = own_cluster.server(0)
+    codes = []
+    async with trio.open_nursery() as nursery:
+
+        async def wait_closed(peer: Peer) -> None:
+            codes.append(await peer.closed())
+            assert peer.seen[-1]["t"] == "bye"
+            assert "retry_after_ms" in peer.seen[-1]
+
+        for peer in peers:
+            nursery.start_soon(wait_closed, peer)
+        assert await trio.to_thread.run_sync(server.terminate) == 0
+    assert codes == [4000] * 20
+    own_cluster.start()
+    again = await Peer.open(own_cluster, 0, "p0", "other")
+    listed = await again.ask("conversations", limit=100)
+    assert len(listed["items"]) == 19
