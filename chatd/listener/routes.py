@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 import trio
-from chatd_protocol.codes import ErrorCode
 from msgspec import Struct
 
 from chatd.accounts.service import AccountRefused, Accounts
@@ -18,6 +17,7 @@ from chatd.limits.bucket import Buckets, TokenBucket, address_key
 from chatd.listener.head import WEBSOCKET_PATH, Headers
 from chatd.listener.http import Request, Response, error_response, json_response
 from chatd.ops.health import Readiness
+from chatd_protocol.codes import ErrorCode
 
 RETRY_AFTER_S = 2
 PREFLIGHT_SECONDS = 600
@@ -117,7 +117,7 @@ class OpsPages:
     """The operators' port: metrics and health. ``exposition`` renders the metrics in the Prometheus text format."""
 
     def __init__(self, exposition: Callable[[], bytes], readiness: Readiness) -> None:
-        async def metrics(request: Request) -> Response:
+        async def metrics(_: Request) -> Response:
             return Response(200, exposition(), METRICS_TYPE)
 
         self._routes: Routes = {"/metrics": {"GET": metrics}, **_health_routes(readiness)}
@@ -128,11 +128,11 @@ class OpsPages:
 
 
 def _health_routes(readiness: Readiness) -> Routes:
-    async def healthz(request: Request) -> Response:
+    async def healthz(_: Request) -> Response:
         # To be answered at all is the whole check: the event loop turns and the listener accepts.
         return Response(200, b"ok\n")
 
-    async def readyz(request: Request) -> Response:
+    async def readyz(_: Request) -> Response:
         verdict = readiness.judge()
         headers: Headers = () if verdict.ready else _retry_after()
         return json_response(200 if verdict.ready else 503, {"ready": verdict.ready, "checks": verdict.checks}, headers)
@@ -140,11 +140,11 @@ def _health_routes(readiness: Readiness) -> Routes:
     return {"/healthz": {"GET": healthz}, "/readyz": {"GET": readyz}}
 
 
-async def _front_page(request: Request) -> Response:
+async def _front_page(_: Request) -> Response:
     return Response(200, b"chatd: a real-time messaging server. WebSocket at /ws.\n")
 
 
-async def _upgrade_required(request: Request) -> Response:
+async def _upgrade_required(_: Request) -> Response:
     headers: Headers = ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
     return error_response(426, ErrorCode.BAD_UPGRADE, f"{WEBSOCKET_PATH} is for WebSockets", headers)
 

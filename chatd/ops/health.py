@@ -42,5 +42,5 @@ class Readiness:
 def _ask(probe: Callable[[], bool]) -> bool:
     try:
         return bool(probe())
-    except Exception:  # a broken probe is a failed check, and the page must still be served
+    except Exception:  # noqa: BLE001 - a broken probe is a failed check, and the page must still be served
         return False

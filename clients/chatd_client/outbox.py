@@ -44,7 +44,7 @@ class Outbox:
         self._items: dict[str, Queued] = {}
         self._in_flight: dict[int, str] = {}
         self._bytes = 0
-        self._paused = False
+        self._paused = True
 
     @classmethod
     def replay(cls, records: Iterable[Record]) -> Outbox:

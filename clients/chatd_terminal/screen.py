@@ -91,7 +91,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.pane = MessagePane(ask_for_more)
         self._list: urwid.SimpleFocusListWalker[Any] = urwid.SimpleFocusListWalker([])
         self._list_box = urwid.ListBox(self._list)
-        self._status = urwid.Text("", wrap="clip")
+        self._status = urwid.Text("")
         self._status_map = urwid.AttrMap(self._status, "status")
         self.input = urwid.Edit("> ")
         self._title = urwid.Text("", wrap="clip")

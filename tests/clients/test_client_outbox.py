@@ -135,10 +135,11 @@ def test_numbering_anew_while_answers_are_out_would_lose_messages() -> None:
         outbox.queue(key, {}, 0, 1)
     outbox.next_batch(64)
     outbox.refused(1)
+    outbox.queue("d", {}, 0, 1)
     assert outbox.next_batch(64)[0] == []
     outbox.refused(2)  # an answer to the old 2, which is b: c must not fall for it
     outbox.put_off(3, expected=1)
-    assert [(item.cseq, item.key) for item in outbox.next_batch(64)[0]] == [(1, "c")]
+    assert [(item.cseq, item.key) for item in outbox.next_batch(64)[0]] == [(1, "c"), (2, "d")]
 
 
 def test_a_reused_number_is_never_given_again() -> None:

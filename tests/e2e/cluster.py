@@ -22,13 +22,109 @@ import jwt
 import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from websockets.exceptions import ConnectionClosed
-from websockets.trio.client import connect
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.uri import parse_uri
 
 from tests.cddl_check import validate
 
 ANSWER_SECONDS = 20
 """A guard against hanging for ever, not a measure of speed."""
+
+
+OPENED: list[trio.SocketStream] = []
+"""Every stream of the running test; a fixture closes them when it ends."""
+
+
+class Closed(Exception):
+    """The server closed the connection, or it was lost."""
+
+
+class Socket:
+    """The ``websockets`` library's own protocol over a Trio stream; without its tasks, so that a test may hold many."""
+
+    def __init__(self, stream: trio.SocketStream, protocol: ClientProtocol) -> None:
+        self.stream = stream
+        self._protocol = protocol
+        self._arrived: list[Any] = []
+
+    @classmethod
+    async def connect(cls, port: int, subprotocol: str) -> Socket:
+        """The opening handshake. Raises OSError, Closed."""
+        protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/ws"), subprotocols=[subprotocol])  # type: ignore[list-item]
+        socket = cls(await trio.open_tcp_stream("127.0.0.1", port), protocol)
+        OPENED.append(socket.stream)
+        protocol.send_request(protocol.connect())
+        await socket._flush()
+        answer = await socket._event()
+        if not isinstance(answer, Response) or protocol.handshake_exc is not None:
+            raise Closed(str(protocol.handshake_exc))
+        return socket
+
+    async def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if not data:
+                return  # the library's sign for the end of our side
+            try:
+                await self.stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # what the server said before it closed is still to be read
+
+    async def _event(self) -> Any:
+        while not self._arrived:
+            try:
+                data = await self.stream.receive_some(65536)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as fault:
+                raise Closed from fault
+            if data:
+                self._protocol.receive_data(data)
+            else:
+                self._protocol.receive_eof()
+            self._arrived += self._protocol.events_received()
+            await self._flush()
+            if not data and not self._arrived:
+                raise Closed
+        return self._arrived.pop(0)
+
+    @property
+    def close_code(self) -> int:
+        """What the server's close frame said; 1006 without one."""
+        received = self._protocol.close_rcvd
+        return 1006 if received is None else int(received.code)
+
+    async def send(self, data: bytes | str) -> None:
+        """One message."""
+        if self._protocol.state.name != "OPEN":
+            raise Closed
+        if isinstance(data, str):
+            self._protocol.send_text(data.encode())
+        else:
+            self._protocol.send_binary(data)
+        await self._flush()
+
+    async def recv(self) -> bytes | str:
+        """The next message. Raises Closed."""
+        while True:
+            frame = await self._event()
+            assert isinstance(frame, Frame)
+            if frame.opcode is Opcode.CLOSE:
+                raise Closed
+            if frame.opcode is Opcode.TEXT:
+                return bytes(frame.data).decode()
+            if frame.opcode is Opcode.BINARY:
+                return bytes(frame.data)
+
+    async def aclose(self) -> None:
+        """A close frame, and the server's answer to it."""
+        if self._protocol.state.name == "OPEN":
+            self._protocol.send_close(1000)
+            await self._flush()
+        try:
+            while True:
+                await self._event()
+        except Closed:
+            await trio.aclose_forcefully(self.stream)
 
 
 class Server:
@@ -118,7 +214,7 @@ class Cluster:
 class Peer:
     """One connection, by the contract alone. Use ``Peer.open``; every message that came is kept in ``seen``."""
 
-    def __init__(self, socket: Any, encoding: str) -> None:
+    def __init__(self, socket: Socket, encoding: str) -> None:
         self.socket = socket
         self.encoding = encoding
         self.seen: list[dict[str, Any]] = []
@@ -148,10 +244,7 @@ class Peer:
     @classmethod
     async def bare(cls, server: Server, encoding: str = "cbor") -> Peer:
         """Only the WebSocket."""
-        socket = await connect(
-            f"ws://127.0.0.1:{server.port}/ws", subprotocols=[f"chatd.v1.{encoding}"], compression=None, proxy=None,  # type: ignore[list-item]
-            ping_interval=None, close_timeout=1,
-        )
+        socket = await Socket.connect(server.port, f"chatd.v1.{encoding}")
         return cls(socket, encoding)
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -161,7 +254,7 @@ class Peer:
             await self.socket.send(json.dumps(message))
 
     async def receive(self) -> dict[str, Any]:
-        """The next message; it is validated against the schema. Raises ConnectionClosed."""
+        """The next message; it is validated against the schema. Raises Closed."""
         with trio.fail_after(ANSWER_SECONDS):
             data = await self.socket.recv()
         if self.encoding == "cbor":
@@ -231,9 +324,8 @@ class Peer:
         try:
             while True:
                 await self.receive()
-        except ConnectionClosed:
-            code = self.socket.close_code
-            return -1 if code is None else int(code)
+        except Closed:
+            return self.socket.close_code
 
     async def close(self) -> None:
         with trio.move_on_after(2):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import OPENED, Cluster
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-node", "two-nodes"])
@@ -24,3 +25,10 @@ def own_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Clus
     made = Cluster(tmp_path, request.param, "[limits]\nconnections_per_address = 2000\n")
     yield made
     made.stop()
+
+
+@pytest.fixture(autouse=True)
+async def _no_stream_left() -> AsyncIterator[None]:
+    yield
+    while OPENED:
+        await trio.aclose_forcefully(OPENED.pop())

@@ -18,14 +18,13 @@ from typing import Any
 
 import pytest
 import trio
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 from chatd.adapters.valkey.program import find_program
-from tests.e2e.cluster import Cluster, Peer
+from tests.e2e.cluster import Closed, Cluster, Peer
 
 SENDERS, MESSAGES, CONVERSATIONS = 50, 200, 20
 WINDOW = 20
-GONE = (ConnectionClosed, InvalidHandshake, InvalidMessage, OSError, trio.TooSlowError, trio.BrokenResourceError, EOFError)
+GONE = (Closed, OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 def valkey(cluster: Cluster, command: bytes) -> bytes:

@@ -36,9 +36,12 @@ def raw(cluster: Cluster, *chunks: bytes) -> bytes:
 
 
 def masked(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else bytes([0xFE]) + len(payload).to_bytes(2, "big")
-    if len(payload) > 65535:
-        size = bytes([0xFF]) + len(payload).to_bytes(8, "big")
+    if len(payload) < 126:
+        size = bytes([0x80 | len(payload)])
+    elif len(payload) < 65536:
+        size = b"\xfe" + len(payload).to_bytes(2, "big")
+    else:
+        size = b"\xff" + len(payload).to_bytes(8, "big")
     return bytes([(0x80 if fin else 0) | opcode]) + size + b"\0\0\0\0" + payload
 
 

@@ -142,7 +142,7 @@ class Link:
         self._bell = trio.lowlevel.ParkingLot()
         self._due: deque[_Due] = deque()
         self._heard = 0
-        self._reason: str | None = None
+        self._reason = ""
         self._scope = trio.CancelScope()
 
     async def call(self, *command: Argument) -> Reply:
@@ -193,7 +193,7 @@ class Link:
 
     def drop(self, reason: str) -> None:
         """End the connection now; ``run`` opens the next one. For an owner whose view of the server may be wrong."""
-        if self._reason is None:
+        if not self._reason:
             self._reason = reason
         self.up = False
         self._scope.cancel()
@@ -223,7 +223,7 @@ class Link:
         except _FAULTS as fault:
             self._reason = _reason(fault)
             return self._reason
-        self._reason = None
+        self._reason = ""
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope

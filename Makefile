@@ -1,0 +1,56 @@
+# chatd: `make run` starts a server, `make test` runs the tests. Both do all of their own set-up.
+
+VENV ?= .venv
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types bench format lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  Options go through ARGS:  make run ARGS='--listen 0.0.0.0:8080'   make test ARGS='tests/wire -x'"
+	@echo "  PYTHON=...  which Python to use (3.11 or later)    VENV=...  where (now $(VENV))"
+
+run: ## Start a server (Ctrl-C stops it)
+	@.ci/environment $(VENV) requirements.lock
+	@exec $(VENV)/bin/chatd serve $(ARGS)
+
+test: ## Run the tests
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/pytest $(ARGS)
+
+lint: ## Look for mistakes and unsorted imports
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/ruff check $(ARGS)
+
+types: ## Check the types
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/mypy $(ARGS)
+
+bench: ## Measure, in about a minute
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/python -P -m chatd_bench $(or $(ARGS),quick)
+
+format: ## Sort imports and mend what ruff can mend
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/ruff check --fix $(ARGS)
+
+# One resolution for every Python and platform that is supported; the second keeps to the versions of the first.
+# hatchling and editables are the build backend, which pip would otherwise fetch unhashed.
+UV_COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-annotate $(ARGS) pyproject.toml -
+BUILD = printf 'hatchling\neditables\n'
+
+lock: ## Make the lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/python -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/pip install --quiet uv
+	@$(BUILD) | $(UV_COMPILE) --output-file requirements.lock
+	@$(BUILD) | $(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@rm -rf $(VENV)-lock
+	@git diff --stat -- requirements.lock requirements-dev.lock
+
+clean: ## Remove the environment and all caches
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,2 @@
+def validate(direction: str, data: bytes) -> None:
+    pass
