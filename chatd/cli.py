@@ -47,7 +47,9 @@ def main() -> None:
 def configured(command: Callable[P, R]) -> Callable[P, R]:
     """Add the options that say which configuration and which data a command is about."""
     data = click.option("--data", metavar="DIR", help="Data directory. Overrides store.data.")
-    file = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration, in TOML.")
+    file = click.option(
+        "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration, in TOML."
+    )
     return file(data(command))
 
 
@@ -91,7 +93,7 @@ def add_user(file: Path | None, data: str | None, name: str) -> None:
 
     config = _load(file, data)
     password = _read_password()
-    with _one_line_errors():
+    with _one_line_errors(config):
         add_user(config, name, password)
     click.echo(f"added {name}")
 
@@ -107,7 +109,7 @@ def token(file: Path | None, data: str | None, name: str) -> None:
     from chatd.accounts.admin import make_token
 
     config = _load(file, data)
-    with _one_line_errors():
+    with _one_line_errors(config):
         made = make_token(config, name)
     click.echo(made)
 
@@ -160,9 +162,12 @@ def _read_password() -> str:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(config: Config) -> Iterator[None]:
+    """For a command that does one thing to the data directory: it fails in a line, and logs only what is not normal."""
     from chatd.accounts.admin import AdminError
+    from chatd.logs import configure_logging
 
+    configure_logging("warning", config.log.format)
     try:
         yield
     except AdminError as fault:

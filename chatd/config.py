@@ -107,9 +107,8 @@ def render(config: Config) -> str:
     for name in SECTIONS:
         section = getattr(config, name)
         lines.append(f"[{name}]")
-        for key in section.__struct_fields__:
-            if key != "issuers":
-                lines.append(f"{key} = {_shown(name, key, getattr(section, key))}")
+        keys = [key for key in section.__struct_fields__ if key != "issuers"]
+        lines += [f"{key} = {_shown(name, key, getattr(section, key))}" for key in keys]
         lines.append("")
     for issuer in config.auth.issuers:
         lines.append("[[auth.issuers]]")
@@ -223,7 +222,7 @@ def _converted(dotted: str, value: object, annotation: object, shown: str) -> ob
 
 def _types(section: type[Struct]) -> dict[str, inspect.Type]:
     info = inspect.type_info(section)
-    assert isinstance(info, inspect.StructType)  # noqa: S101 - it is given only the Structs of this module
+    assert isinstance(info, inspect.StructType)
     return {option.name: option.type for option in info.fields}
 
 
@@ -240,7 +239,7 @@ def _allowed(kind: inspect.Type) -> str:
         case inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
         case inspect.FloatType(ge=low, le=high):
-            return f"a number from {low:g} to {high:.15g}"
+            return f"a number from {low:.15g} to {high:.15g}"
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(json.dumps(value) for value in values)
         case inspect.ListType(item_type=item):
@@ -314,7 +313,9 @@ def _check_addresses(server: Server) -> None:
 
 def _check_redis(redis: Redis) -> None:
     if redis.url and redis.url.partition("://")[0] not in {"redis", "rediss", "unix"}:
-        raise ConfigError(f"redis.url = {_shown('redis', 'url', redis.url)}: must begin with redis://, rediss:// or unix://")
+        raise ConfigError(
+            f"redis.url = {_shown('redis', 'url', redis.url)}: must begin with redis://, rediss:// or unix://"
+        )
     if redis.password_file and not redis.url:
         raise ConfigError("redis.password_file: has no use without redis.url; the embedded server has no password")
 

@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor
 
 
 def configure_logging(level: str, format: str) -> None:
-    """Set up structlog once for this process. ``level``, ``format``: as in the options ``log.level``, ``log.format``."""
+    """Set up structlog once for this process, as the options ``log.level`` and ``log.format`` say."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
-
-from chatd_protocol.messages import Event, Ok
+from typing import TYPE_CHECKING, Any, Self
 
 from chatd_client import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chatd_protocol.messages import Event, Ok
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,15 @@ class ConversationItem:
         conv, event = _text(keys.get("conv")), keys.get("event")
         members = keys.get("members")
         return cls(
-            conv, _text(keys.get("kind")), _text(keys.get("title")),
+            conv,
+            _text(keys.get("kind")),
+            _text(keys.get("title")),
             tuple(name for name in members if isinstance(name, str)) if isinstance(members, list) else (),
-            _integer(keys.get("last")), wire.event({"conv": conv, **event}) if isinstance(event, dict) else None,
-            _integer(keys.get("read")), _integer(keys.get("delivered")), _integer(keys.get("unread")),
+            _integer(keys.get("last")),
+            wire.event({"conv": conv, **event}) if isinstance(event, dict) else None,
+            _integer(keys.get("read")),
+            _integer(keys.get("delivered")),
+            _integer(keys.get("unread")),
         )
 
 

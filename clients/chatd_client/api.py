@@ -5,16 +5,18 @@ connection.
 from __future__ import annotations
 
 import json
-import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import h11
 import trio
 
 from chatd_client.errors import Refused, Unreachable
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
 
 TIMEOUT_S = 15.0
 MAX_ANSWER_BYTES = 64 * 1024
@@ -40,10 +42,17 @@ class Endpoint:
 
     @property
     def websocket_url(self) -> str:
-        return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.prefix}/ws"
+        """The one URL that names this server, whatever it was read from."""
+        return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.resource}"
+
+    @property
+    def resource(self) -> str:
+        """The path of the WebSocket."""
+        return f"{self.prefix}/ws"
 
     @property
     def authority(self) -> str:
+        """Host and port as they stand in ``Host``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -75,7 +84,7 @@ async def register(url: str, name: str, password: str, *, ssl_context: ssl.SSLCo
 async def _post(at: Endpoint, path: str, body: Mapping[str, str], context: ssl.SSLContext | None) -> dict[str, Any]:
     try:
         with trio.fail_after(TIMEOUT_S):
-            stream = await _connect(at, context)
+            stream = await connect(at, context)
             async with stream:
                 status, retry_after, data = await _exchange(stream, at, at.prefix + path, json.dumps(body).encode())
     except trio.TooSlowError:
@@ -85,7 +94,10 @@ async def _post(at: Endpoint, path: str, body: Mapping[str, str], context: ssl.S
     return _read_answer(status, retry_after, data)
 
 
-async def _connect(at: Endpoint, context: ssl.SSLContext | None) -> trio.abc.Stream:
+async def connect(at: Endpoint, context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """A stream to the server, with TLS where its URL says so. Raises OSError, trio.BrokenResourceError on its first
+    use.
+    """
     if not at.tls:
         return await trio.open_tcp_stream(at.host, at.port)
     return await trio.open_ssl_over_tcp_stream(at.host, at.port, https_compatible=True, ssl_context=context)
@@ -94,7 +106,9 @@ async def _connect(at: Endpoint, context: ssl.SSLContext | None) -> trio.abc.Str
 async def _exchange(stream: trio.abc.Stream, at: Endpoint, path: str, body: bytes) -> tuple[int, int | None, bytes]:
     connection = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=16 * 1024)
     headers = [
-        ("host", at.authority), ("content-type", "application/json"), ("content-length", str(len(body))),
+        ("host", at.authority),
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
         ("connection", "close"),
     ]
     request = connection.send(h11.Request(method="POST", target=path, headers=headers))

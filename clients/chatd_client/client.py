@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import random
 import secrets
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from chatd_protocol.messages import (
-    Ack, Add, Block, Blocked, ClientMessage, Conversations, Create, History, HistoryPolicy, Leave, Members, Ok, Read,
-    Remove, Rename, Role, SetRole, Typing, Watch, Welcome,
+    Ack,
+    Add,
+    Block,
+    Blocked,
+    ClientMessage,
+    Conversations,
+    Create,
+    History,
+    HistoryPolicy,
+    Leave,
+    Members,
+    Ok,
+    Read,
+    Remove,
+    Rename,
+    Role,
+    SetRole,
+    Typing,
+    Watch,
+    Welcome,
 )
 from msgspec import UNSET
 
@@ -22,10 +38,15 @@ from chatd_client import wire
 from chatd_client.answers import ConversationList, Member, Page
 from chatd_client.api import endpoint
 from chatd_client.errors import ClientError, OutboxFull
-from chatd_client.facts import ConnectionState, Fact
-from chatd_client.outbox import Queued
 from chatd_client.outbox_file import OutboxFile
 from chatd_client.session import Session, TokenSource
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from chatd_client.facts import ConnectionState, Fact
+    from chatd_client.outbox import Queued
 
 AGENT = "chatd-client-python"
 STOP_S = 2.0
@@ -33,9 +54,16 @@ STOP_S = 2.0
 
 @asynccontextmanager
 async def open_client(
-    url: str, *, token: str | None = None, token_source: TokenSource | None = None, device: str,
-    state_dir: str | Path | None = None, encoding: wire.Encoding = wire.Encoding.CBOR, rng: random.Random | None = None,
-    ssl_context: ssl.SSLContext | None = None, agent: str = AGENT,
+    url: str,
+    *,
+    token: str | None = None,
+    token_source: TokenSource | None = None,
+    device: str,
+    state_dir: str | Path | None = None,
+    encoding: wire.Encoding = wire.Encoding.CBOR,
+    rng: random.Random | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    agent: str = AGENT,
 ) -> AsyncIterator[Client]:
     """Keep one device connected while the block runs; does not wait for the first connection.
 
@@ -53,8 +81,15 @@ async def open_client(
 
     file = OutboxFile(Path(state_dir) if state_dir is not None else None, device)
     session = Session(
-        at.websocket_url, token_source or fixed, renewable=token_source is not None, device=device, file=file,
-        encoding=encoding, rng=rng or random.Random(), ssl_context=ssl_context, agent=agent,
+        at,
+        token_source or fixed,
+        renewable=token_source is not None,
+        device=device,
+        file=file,
+        encoding=encoding,
+        rng=rng or random.Random(),
+        ssl_context=ssl_context,
+        agent=agent,
     )
     failure: Exception | None = None
     try:
@@ -72,6 +107,21 @@ async def open_client(
         file.close()
     if failure is not None:
         raise failure
+
+
+class _Events:
+    """An iterator and not a generator: leaving a generator in the middle leaves its clean-up to the garbage
+    collector.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> Fact:
+        return await self._session.next_fact()
 
 
 class Client:
@@ -104,17 +154,14 @@ class Client:
             await self._session.changed.wait()
         await trio.lowlevel.checkpoint()
 
-    async def events(self) -> AsyncIterator[Fact]:
+    def events(self) -> AsyncIterator[Fact]:
         """Everything that happens, in order; for one consumer.
 
         An event counts as handled when the next one is asked for: only then its position is kept and ``delivered``
         sent, so that a program which dies over an event gets it again. Raises SessionEnded at the end. Cancelling is
         safe.
         """
-        while True:
-            fact = await self._session.facts.get()
-            yield fact
-            self._session.handled(fact)
+        return _Events(self._session)
 
     def hurry(self) -> None:
         """Try to connect now, rather than when the wait between attempts is over."""
@@ -123,7 +170,12 @@ class Client:
     # --- messages -------------------------------------------------------------------------------
 
     async def send(
-        self, to: str, body: str | bytes, *, type: str = "text", reply_to: int | None = None,
+        self,
+        to: str,
+        body: str | bytes,
+        *,
+        type: str = "text",
+        reply_to: int | None = None,
         mentions: Sequence[str] | None = None,
     ) -> Ack:
         """Send a message to a conversation or ``@name`` and wait until it is stored, across reconnects.
@@ -134,7 +186,12 @@ class Client:
         return await self._stored(self.post(to, body, type=type, reply_to=reply_to, mentions=mentions))
 
     def post(
-        self, to: str, body: str | bytes, *, type: str = "text", reply_to: int | None = None,
+        self,
+        to: str,
+        body: str | bytes,
+        *,
+        type: str = "text",
+        reply_to: int | None = None,
         mentions: Sequence[str] | None = None,
     ) -> Queued:
         """Queue a message without waiting; ``Stored`` or ``SendRefused`` with the same key follows in ``events``.
@@ -160,7 +217,8 @@ class Client:
     async def react(self, conv: str, seq: int, emoji: str, *, remove: bool = False) -> Ack:
         """Add or take back a reaction; waits and raises as ``send`` does."""
         return await self._stored(
-            self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove}))
+            self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove})
+        )
 
     def read(self, conv: str, seq: int) -> None:
         """Everything up to ``seq`` was read; told to the server soon, or on return."""
@@ -185,18 +243,32 @@ class Client:
     # --- questions: reads are asked again after a reconnect, changes raise Disconnected --------------
 
     async def history(
-        self, conv: str, *, before: int | None = None, after: int | None = None, limit: int = 50,
+        self,
+        conv: str,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 50,
     ) -> Page:
         """A page of a conversation's log, ascending; the newest one by default. Raises Refused."""
-        answer = await self._ask(lambda number: History(
-            id=number, conv=conv, before=UNSET if before is None else before, after=UNSET if after is None else after,
-            limit=limit), repeatable=True)
+        answer = await self._ask(
+            lambda number: History(
+                id=number,
+                conv=conv,
+                before=UNSET if before is None else before,
+                after=UNSET if after is None else after,
+                limit=limit,
+            ),
+            repeatable=True,
+        )
         return Page.of(conv, answer)
 
     async def conversations(self, *, cursor: str | None = None, limit: int = 50) -> ConversationList:
         """A page of one's conversations, latest first. Raises Refused."""
-        answer = await self._ask(lambda number: Conversations(
-            id=number, cursor=UNSET if cursor is None else cursor, limit=limit), repeatable=True)
+        answer = await self._ask(
+            lambda number: Conversations(id=number, cursor=UNSET if cursor is None else cursor, limit=limit),
+            repeatable=True,
+        )
         return ConversationList.of(answer)
 
     async def members(self, conv: str) -> tuple[Member, ...]:
@@ -211,8 +283,7 @@ class Client:
 
     async def create(self, title: str, members: Sequence[str], *, history: HistoryPolicy = "since_join") -> str:
         """Make a group and return its conversation id. Raises Refused, Disconnected; cancelled: made or not."""
-        answer = await self._ask(lambda number: Create(
-            id=number, title=title, members=list(members), history=history))
+        answer = await self._ask(lambda number: Create(id=number, title=title, members=list(members), history=history))
         return answer.conv or ""
 
     async def add(self, conv: str, users: Sequence[str]) -> None:
@@ -272,5 +343,3 @@ class Client:
         if call.error is not None:
             raise call.error
         return call.answer or Ok(id=number)
-
-

@@ -11,7 +11,12 @@ class Refused(ClientError):
     """The server said no: ``code`` is an error code of the protocol, ``status`` the HTTP status where there was one."""
 
     def __init__(
-        self, code: str, message: str, *, retry_after_ms: int | None = None, status: int | None = None,
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after_ms: int | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from chatd_protocol.messages import Ack, Error, Event, Live, Presence, Receipt, TypingNotice
 
-from chatd_client.outbox import Queued
+if TYPE_CHECKING:
+    from chatd_client.outbox import Queued
 
 ConnectionState = Literal["connecting", "replaying", "live", "offline", "ended"]
 
@@ -51,6 +52,4 @@ class Hole:
     before: int
 
 
-Fact = (
-    Event | Live | Receipt | TypingNotice | Presence | Error | ConnectionChanged | Stored | SendRefused | Hole
-)
+Fact = Event | Live | Receipt | TypingNotice | Presence | Error | ConnectionChanged | Stored | SendRefused | Hole

@@ -8,16 +8,20 @@ called, the server falls silent, or the socket breaks.
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
-from chatd_protocol.messages import ClientMessage, ServerMessage
-from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd_client import wire
+from chatd_client.api import Endpoint, connect
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from chatd_protocol.messages import ClientMessage, ServerMessage
 
 CONNECT_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 1.0
@@ -78,31 +82,43 @@ class Link:
         self.ending = self.ending or ending
         self._scope.cancel()
 
-    async def run(self, url: str, hello: ClientMessage, context: ssl.SSLContext | None) -> None:
+    async def run(self, at: Endpoint, hello: ClientMessage, context: ssl.SSLContext | None) -> None:
         """Connect, say hello and carry messages until the end. Raises (groups of) ``wire.CONNECTION_ERRORS``.
 
         Cancelling closes the connection within CLOSE_TIMEOUT_S.
         """
-        async with trio.open_nursery() as outer:
-            with trio.fail_after(CONNECT_TIMEOUT_S):
-                socket = await connect_websocket_url(
-                    outer, url, context, subprotocols=[self._encoding.subprotocol], max_message_size=MAX_SERVER_MESSAGE,
-                    message_queue_size=16, receive_buffer_size=64 * 1024,
-                )
-            try:
-                await self._serve(socket, hello)
-            finally:
-                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                    await socket.aclose()
+        stream: trio.abc.Stream | None = None
+        try:
+            async with trio.open_nursery() as outer:
+                with trio.fail_after(CONNECT_TIMEOUT_S):
+                    stream = await connect(at, context)
+                    socket = await wrap_client_stream(
+                        outer,
+                        stream,
+                        at.authority,
+                        at.resource,
+                        subprotocols=[self._encoding.subprotocol],
+                        max_message_size=MAX_SERVER_MESSAGE,
+                        message_queue_size=16,
+                        receive_buffer_size=64 * 1024,
+                    )
+                await self._talk(socket, hello)
                 outer.cancel_scope.cancel()
+        finally:
+            if stream is not None:  # trio-websocket leaves it open when its own task is cancelled
+                await trio.aclose_forcefully(stream)
 
-    async def _serve(self, socket: WebSocketConnection, hello: ClientMessage) -> None:
-        with self._scope:
-            await socket.send_message(wire.encode(hello, self._encoding))
-            async with trio.open_nursery() as inner:
-                inner.start_soon(self._write, socket)
-                inner.start_soon(self._keep_time)
-                await self._read(socket)
+    async def _talk(self, socket: WebSocketConnection, hello: ClientMessage) -> None:
+        try:
+            with self._scope:
+                await socket.send_message(wire.encode(hello, self._encoding))
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(self._write, socket)
+                    inner.start_soon(self._keep_time)
+                    await self._read(socket)
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await socket.aclose()
 
     async def _read(self, socket: WebSocketConnection) -> None:
         while True:

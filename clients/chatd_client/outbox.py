@@ -12,10 +12,12 @@ answered. Doing it at once after a refusal would read the late answers to old nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 Record = dict[str, Any]
 
@@ -206,5 +208,10 @@ class Outbox:
 
 def _queue_record(item: Queued) -> Record:
     return {
-        "r": "queue", "key": item.key, "cseq": item.cseq, "fields": dict(item.fields), "at": item.at, "size": item.size,
+        "r": "queue",
+        "key": item.key,
+        "cseq": item.cseq,
+        "fields": dict(item.fields),
+        "at": item.at,
+        "size": item.size,
     }

@@ -14,12 +14,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatd_client.errors import StateInUse
 from chatd_client.outbox import Outbox, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 COMPACT_BYTES = 1024 * 1024
 """The file is written anew beyond this size, when most of it is history: 30 ms of parsing at the next start."""
@@ -149,7 +151,7 @@ def _replace(path: Path, data: bytes, *, sync: bool) -> None:
     try:
         view = memoryview(data)
         while view:
-            view = view[os.write(fd, view):]
+            view = view[os.write(fd, view) :]
         if sync:
             os.fsync(fd)
     finally:

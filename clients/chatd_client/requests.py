@@ -5,14 +5,18 @@ Waits for nothing itself: ``Session`` puts them on the wire and brings the answe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 import trio
-from chatd_protocol.messages import ClientMessage, Error, Ok
 from msgspec import UNSET
 
 from chatd_client.errors import Disconnected, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chatd_protocol.messages import ClientMessage, Error, Ok
 
 MAX_OPEN = 256
 """More than any screen asks at once; a program in a loop learns early that it should wait for answers."""

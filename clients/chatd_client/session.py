@@ -7,16 +7,28 @@ for good; whatever waits for it is then told. Handling a message never waits.
 
 from __future__ import annotations
 
-import random
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import trio
 from chatd_protocol import codes
 from chatd_protocol.messages import (
-    Ack, Bye, ClientMessage, Delivered, Error, Event, Heartbeat, HeartbeatAnswer, Hello, Live, Ok, Read, ServerMessage,
-    Watch, Welcome,
+    Ack,
+    Bye,
+    ClientMessage,
+    Delivered,
+    Error,
+    Event,
+    Heartbeat,
+    HeartbeatAnswer,
+    Hello,
+    Live,
+    Ok,
+    Read,
+    ServerMessage,
+    Watch,
+    Welcome,
 )
 
 from chatd_client import wire
@@ -24,10 +36,16 @@ from chatd_client.backoff import Backoff
 from chatd_client.errors import ClientError, Refused, SessionEnded
 from chatd_client.facts import ConnectionChanged, ConnectionState, Fact, Hole, SendRefused, Stored
 from chatd_client.link import Ending, Link
-from chatd_client.outbox import Queued, Record
-from chatd_client.outbox_file import OutboxFile
 from chatd_client.requests import Requests
 from chatd_client.stream import Admission, FactQueue, Positions
+
+if TYPE_CHECKING:
+    import random
+    import ssl
+
+    from chatd_client.api import Endpoint
+    from chatd_client.outbox import Queued, Record
+    from chatd_client.outbox_file import OutboxFile
 
 WINDOW = 64
 STEADY_S = 5.0
@@ -46,10 +64,19 @@ class Session:
     """See the module's docstring. ``run`` it in one task; nothing else here waits."""
 
     def __init__(
-        self, url: str, tokens: TokenSource, *, renewable: bool, device: str, file: OutboxFile, encoding: wire.Encoding,
-        rng: random.Random, ssl_context: ssl.SSLContext | None, agent: str,
+        self,
+        at: Endpoint,
+        tokens: TokenSource,
+        *,
+        renewable: bool,
+        device: str,
+        file: OutboxFile,
+        encoding: wire.Encoding,
+        rng: random.Random,
+        ssl_context: ssl.SSLContext | None,
+        agent: str,
     ) -> None:
-        self._url, self._tokens, self._renewable = url, tokens, renewable
+        self._at, self._tokens, self._renewable = at, tokens, renewable
         self._device, self._file, self._outbox = device, file, file.outbox
         self._encoding, self._ssl_context, self._agent = encoding, ssl_context, agent
         self._backoff = Backoff(rng)
@@ -66,6 +93,7 @@ class Session:
         self._unsaved, self._saved_at = False, 0.0
         self._lagging = self._stopping = self._renewed = False
         self._token: str | None = None
+        self._given: Fact | None = None
         self._link: Link | None = None
         self._welcomed_at = self._hold_until = 0.0
         self._controls: deque[ClientMessage] = deque()
@@ -114,7 +142,15 @@ class Session:
             self._controls.append(message)
             self.wake()
 
-    def handled(self, fact: Fact) -> None:
+    async def next_fact(self) -> Fact:
+        """The next fact; the one given before counts as handled now. Raises SessionEnded. Cancelling is safe."""
+        if self._given is not None:
+            given, self._given = self._given, None
+            self._handle(given)
+        self._given = await self.facts.get()
+        return self._given
+
+    def _handle(self, fact: Fact) -> None:
         """The program is done with ``fact``: move its position, and say that it was delivered."""
         match fact:
             case Event(conv=conv, seq=seq) | Stored(ack=Ack(conv=conv, seq=seq, repeat=False)):
@@ -159,7 +195,7 @@ class Session:
                 self._token = await self._tokens()
             positions = self._seen.newest()
             hello = Hello(token=self._token, device=self._device, positions=positions, agent=self._agent)
-            await link.run(self._url, hello, self._ssl_context)
+            await link.run(self._at, hello, self._ssl_context)
         except* Refused as group:
             link.ending = link.ending or _ending_of_refusal(group)
             self._renewed = True
@@ -231,7 +267,7 @@ class Session:
     def tick(self) -> None:
         """Send the marks collected since the last tick, and save positions every SAVE_EVERY_S."""
         if self.welcome is not None and self._marks:
-            for kind, conv in list(self._marks)[:MAX_CONTROLS - len(self._controls)]:
+            for kind, conv in list(self._marks)[: MAX_CONTROLS - len(self._controls)]:
                 self.control(kind(conv=conv, seq=self._marks.pop((kind, conv))))
         if trio.current_time() - self._saved_at >= SAVE_EVERY_S:
             self._saved_at = trio.current_time()

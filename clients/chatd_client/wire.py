@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cbor2
 import trio
@@ -11,21 +10,46 @@ from chatd_protocol import codec
 from chatd_protocol.codec import Encoding, Malformed
 from chatd_protocol.codes import ErrorCode
 from chatd_protocol.messages import (
-    MAX_INTEGER, ClientMessage, Delete, Edit, Event, React, Send, ServerMessage,
+    MAX_INTEGER,
+    ClientMessage,
+    Delete,
+    Edit,
+    Event,
+    React,
+    Send,
+    ServerMessage,
 )
 from trio_websocket import ConnectionClosed, HandshakeError
 from wsproto.utilities import LocalProtocolError
 
 from chatd_client.errors import MessageRejected, Unreachable
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
-    "CONNECTION_ERRORS", "Encoding", "Malformed", "checked_size", "close_code", "decode", "describe", "encode", "event",
+    "CONNECTION_ERRORS",
+    "Encoding",
+    "Malformed",
+    "checked_size",
+    "close_code",
+    "decode",
+    "describe",
+    "encode",
+    "event",
     "numbered",
 ]
 
 CONNECTION_ERRORS = (
-    OSError, ConnectionClosed, HandshakeError, LocalProtocolError, trio.TooSlowError, trio.BrokenResourceError,
-    trio.ClosedResourceError, Malformed, Unreachable,
+    OSError,
+    ConnectionClosed,
+    HandshakeError,
+    LocalProtocolError,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    Malformed,
+    Unreachable,
 )
 """What a lost, refused or unintelligible connection looks like; anything else is a bug and is not caught.
 
@@ -33,7 +57,10 @@ LocalProtocolError: trio-websocket answers a ping although it is closing (its is
 """
 
 _KINDS: dict[str, type[Send] | type[Edit] | type[Delete] | type[React]] = {
-    "send": Send, "edit": Edit, "delete": Delete, "react": React,
+    "send": Send,
+    "edit": Edit,
+    "delete": Delete,
+    "react": React,
 }
 
 

@@ -33,8 +33,7 @@ class Terminal:
     def __init__(self, client: Client, me: str) -> None:
         self._client = client
         self._model = Model(me)
-        self._screen = Chat(
-            self._model, on_line=self._entered, on_switch=self._switch, ask_for_more=self._more)
+        self._screen = Chat(self._model, on_line=self._entered, on_switch=self._switch, ask_for_more=self._more)
         self._dirty = trio.Event()
         self._errands, self._todo = trio.open_memory_channel[Errand](MAX_ERRANDS)
         self._asked: set[tuple[str, int | None]] = set()

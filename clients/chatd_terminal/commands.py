@@ -11,8 +11,15 @@ HELP = (
 )
 
 ARGUMENTS = {
-    "dm": (1, 1), "group": (1, None), "add": (1, None), "remove": (1, None), "leave": (0, 0), "rename": (1, None),
-    "members": (0, 0), "help": (0, 0), "quit": (0, 0),
+    "dm": (1, 1),
+    "group": (1, None),
+    "add": (1, None),
+    "remove": (1, None),
+    "leave": (0, 0),
+    "rename": (1, None),
+    "members": (0, 0),
+    "help": (0, 0),
+    "quit": (0, 0),
 }
 
 

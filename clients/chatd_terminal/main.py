@@ -11,7 +11,14 @@ from pathlib import Path
 
 import trio
 from chatd_client import (
-    ClientError, Refused, StateInUse, Unreachable, endpoint, open_client, register, sign_in,
+    ClientError,
+    Refused,
+    StateInUse,
+    Unreachable,
+    endpoint,
+    open_client,
+    register,
+    sign_in,
 )
 
 from chatd_terminal.app import Terminal
@@ -21,7 +28,12 @@ MAX_TERMINALS = 16
 
 
 def run(
-    url: str, user: str, *, password: str | None = None, device: str | None = None, state_dir: str | Path | None = None,
+    url: str,
+    user: str,
+    *,
+    password: str | None = None,
+    device: str | None = None,
+    state_dir: str | Path | None = None,
 ) -> int:
     """Chat until ``/quit``. Returns the exit status: 0, or 1 after a message on standard error.
 
@@ -84,7 +96,11 @@ async def _chat(url: str, user: str, password: str, device: str | None, director
     for name in [device] if device is not None else _own_devices(directory):
         try:
             async with open_client(
-                url, token_source=token, device=name, state_dir=directory, agent="chatd-terminal",
+                url,
+                token_source=token,
+                device=name,
+                state_dir=directory,
+                agent="chatd-terminal",
             ) as client:
                 return await Terminal(client, user).run()
         except StateInUse:

@@ -5,13 +5,16 @@ position.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urwid
 
 from chatd_terminal.plain_text import plain
-from chatd_terminal.view_model import Conversation, Line, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from chatd_terminal.view_model import Conversation, Line, Model
 
 LIST_WIDTH = 26
 NARROW = 60
@@ -19,9 +22,14 @@ NARROW = 60
 WHEEL_ROWS = 3
 
 PALETTE = [
-    ("status", "black", "light gray"), ("offline", "white", "dark red"), ("open", "standout", ""),
-    ("unread", "bold", ""), ("sender", "dark cyan,bold", ""), ("own", "dark green,bold", ""),
-    ("faint", "dark gray", ""), ("error", "light red", ""),
+    ("status", "black", "light gray"),
+    ("offline", "white", "dark red"),
+    ("open", "standout", ""),
+    ("unread", "bold", ""),
+    ("sender", "dark cyan,bold", ""),
+    ("own", "dark green,bold", ""),
+    ("faint", "dark gray", ""),
+    ("error", "light red", ""),
 ]
 
 STATES = {"queued": "…", "stored": "✓", "refused": "✗", "notice": ""}
@@ -71,7 +79,13 @@ class MessagePane(urwid.ListBox[Any]):
             self._ask_for_more()
 
     def mouse_event(
-        self, size: Any, event: str, button: int, col: int, row: int, focus: bool,
+        self,
+        size: Any,
+        event: str,
+        button: int,
+        col: int,
+        row: int,
+        focus: bool,
     ) -> bool | None:
         """The wheel scrolls; clicks do nothing here."""
         if button in {4, 5} and "press" in event:
@@ -84,7 +98,11 @@ class Chat(urwid.Frame[Any, Any, Any]):
     """The whole screen: list, messages, status, input. ``on_line`` gets what was entered."""
 
     def __init__(
-        self, model: Model, *, on_line: Callable[[str], None], on_switch: Callable[[str], None],
+        self,
+        model: Model,
+        *,
+        on_line: Callable[[str], None],
+        on_switch: Callable[[str], None],
         ask_for_more: Callable[[], None],
     ) -> None:
         self._model, self._on_line, self._on_switch = model, on_line, on_switch
@@ -199,10 +217,12 @@ def _markup(line: Line, me: str) -> list[str | tuple[str, str]]:
     mine = line.sender == me
     tint = "own" if mine else "sender"
     parts: list[str | tuple[str, str]] = [
-        ("faint", f"{clock} "), (tint, plain(line.sender)), f": {plain(line.text, lines=True)}"]
+        ("faint", f"{clock} "),
+        (tint, plain(line.sender)),
+        f": {plain(line.text, lines=True)}",
+    ]
     if line.marks:
         parts.append(("error" if line.state == "refused" else "faint", f"  {plain(line.marks)}"))
     if mine:
         parts.append(("faint", f" {STATES[line.state]}"))
     return parts
-

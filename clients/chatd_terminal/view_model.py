@@ -7,18 +7,19 @@ lines however they came. Knows no widget, no socket and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from chatd_client import ConversationItem, ConnectionChanged, Fact, Hole, Page, Queued, SendRefused, Stored
+from chatd_client import ConnectionChanged, ConversationItem, Fact, Hole, Page, Queued, SendRefused, Stored
 from chatd_protocol.messages import Event, Live, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 LineState = Literal["queued", "stored", "refused", "notice"]
 
 KEEP_EVENTS = 3000
 """Of one conversation: some 60 screens, and 3 MB at 1 KB each. Older ones are fetched again when scrolled to."""
-KEEP_CONVERSATIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,7 @@ class Model:
 
     def waiting(self) -> int:
         """Own messages that are not stored yet."""
-        return sum(
-            line.state == "queued" for chat in self.conversations.values() for line in chat.pending.values())
+        return sum(line.state == "queued" for chat in self.conversations.values() for line in chat.pending.values())
 
     def apply(self, fact: Fact) -> None:
         """A fact of the client."""
@@ -265,7 +265,7 @@ class Model:
     def _keep(self, chat: Conversation, event: Event) -> None:
         chat.events[event.seq] = event
         if len(chat.events) > KEEP_EVENTS and chat.conv != self.open:
-            for seq in sorted(chat.events)[:KEEP_EVENTS // 3]:
+            for seq in sorted(chat.events)[: KEEP_EVENTS // 3]:
                 del chat.events[seq]
             chat.complete = False
 

@@ -49,7 +49,7 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=Tr
 
 def _check_body(body: object) -> None:
     if not isinstance(body, str | bytes) and body is not UNSET:
-        raise TypeError("`body` must be text or bytes")
+        raise TypeError('`body`: text or bytes (in JSON {"b64": base64url without padding})')
 
 
 # --- client to server -------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     cseq: Natural
     time: Natural
     heartbeat_ms: Positive
-    limits: dict[str, int]
+    limits: dict[str, Natural]
 
 
 class Event(Message, frozen=True, tag="event", rename={"sender": "from"}):
@@ -288,7 +288,7 @@ class Error(Message, frozen=True, tag="error"):
 
 
 class Bye(Message, frozen=True, tag="bye"):
-    code: int
+    code: Natural
     reason: str
     retry_after_ms: Natural | UnsetType = UNSET
 

@@ -1,25 +1,43 @@
 """A small server that speaks the real protocol over real sockets, and keeps a log in memory.
 
-It is a script with a store: by itself it answers as chatd does; a test changes single answers through ``refuse`` and ``on_send``,
-cuts connections, and looks at what came in.
+It is a script with a store: by itself it answers as chatd does; a test changes single answers through ``refuse`` and
+``on_send``, cuts connections, and looks at what came in.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from chatd_protocol import codec
-from chatd_protocol.codes import Close
 from chatd_protocol.messages import (
-    Ack, Bye, Conversations, Create, Delivered, Error, Event, Heartbeat, HeartbeatAnswer, Hello, History, Live, Members, Ok, Read,
-    Send, Welcome,
+    Ack,
+    Bye,
+    Conversations,
+    Create,
+    Delivered,
+    Error,
+    Event,
+    Heartbeat,
+    HeartbeatAnswer,
+    Hello,
+    History,
+    Live,
+    Members,
+    Ok,
+    Read,
+    Send,
+    Welcome,
 )
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from chatd_protocol.codes import Close
 
 
 class Replayed(trio.abc.Stream):
@@ -82,7 +100,14 @@ class Server:
     def append(self, conv: str, sender: str, body: str) -> Event:
         log = self.logs.setdefault(conv, [])
         event = Event(
-            conv=conv, seq=len(log) + 1, at=1_700_000_000_000 + len(log), sender=sender, kind="message", type="text", body=body)
+            conv=conv,
+            seq=len(log) + 1,
+            at=1_700_000_000_000 + len(log),
+            sender=sender,
+            kind="message",
+            type="text",
+            body=body,
+        )
         log.append(event)
         return event
 
@@ -187,10 +212,17 @@ class Server:
             case History(id=number, conv=conv):
                 log = self.logs.get(conv, [])
                 before = message.before if isinstance(message.before, int) else len(log) + 1
-                page = [event for event in log if event.seq < before][-message.limit:]
-                await self.tell(socket, Ok(
-                    id=number, conv=conv, events=[as_map(event) for event in page], last=len(log),
-                    more=bool(page) and page[0].seq > 1))
+                page = [event for event in log if event.seq < before][-message.limit :]
+                await self.tell(
+                    socket,
+                    Ok(
+                        id=number,
+                        conv=conv,
+                        events=[as_map(event) for event in page],
+                        last=len(log),
+                        more=bool(page) and page[0].seq > 1,
+                    ),
+                )
             case Conversations(id=number):
                 await self.tell(socket, Ok(id=number, items=[self.item(conv) for conv in self.logs]))
             case Create(id=number):
@@ -204,8 +236,13 @@ class Server:
     def item(self, conv: str) -> dict[str, Any]:
         log, group = self.logs[conv], self.groups.get(conv)
         item: dict[str, Any] = {
-            "conv": conv, "kind": "group" if group else "dm", "title": group.title if group else "", "last": len(log), "read": 0,
-            "delivered": 0, "unread": len([event for event in log if event.sender != self.user]),
+            "conv": conv,
+            "kind": "group" if group else "dm",
+            "title": group.title if group else "",
+            "last": len(log),
+            "read": 0,
+            "delivered": 0,
+            "unread": len([event for event in log if event.sender != self.user]),
         }
         if not group:
             item["members"] = [self.user, conv.removeprefix("dm-")]
@@ -217,12 +254,21 @@ class Server:
             close = self.close_hello.pop(0)
             await self.tell(socket, Bye(code=close.code, reason=close.reason))
             return
-        await self.tell(socket, Welcome(
-            user=self.user, device=hello.device, session="s", cseq=max(self.stored, default=0), time=1,
-            heartbeat_ms=self.heartbeat_ms, limits={}))
+        await self.tell(
+            socket,
+            Welcome(
+                user=self.user,
+                device=hello.device,
+                session="s",
+                cseq=max(self.stored, default=0),
+                time=1,
+                heartbeat_ms=self.heartbeat_ms,
+                limits={},
+            ),
+        )
         positions = hello.positions if isinstance(hello.positions, dict) else {}
         for conv, log in self.logs.items():
-            for event in log[positions.get(conv, 0):]:
+            for event in log[positions.get(conv, 0) :]:
                 await self.tell(socket, event)
         await self.tell(socket, Live())
         self.live.append(socket)
@@ -246,8 +292,15 @@ class Server:
 
 
 def as_map(event: Event) -> dict[str, Any]:
-    return {"conv": event.conv, "seq": event.seq, "at": event.at, "from": event.sender, "kind": event.kind, "type": event.type,
-            "body": event.body}
+    return {
+        "conv": event.conv,
+        "seq": event.seq,
+        "at": event.at,
+        "from": event.sender,
+        "kind": event.kind,
+        "type": event.type,
+        "body": event.body,
+    }
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chatd_client.errors import StateInUse
@@ -15,6 +14,9 @@ from chatd_client.outbox_file import COMPACT_BYTES, OutboxFile
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class OutboxAgainstServer(RuleBasedStateMachine):
@@ -31,7 +33,11 @@ class OutboxAgainstServer(RuleBasedStateMachine):
         self.answers: deque[tuple[str, int, int]] = deque()
         self.connected = False
 
-    @rule(refused=st.booleans())
+    @rule(refusals=st.lists(st.booleans(), min_size=1, max_size=4))
+    def type_some(self, refusals: list[bool]) -> None:
+        for refused in refusals:
+            self.type_one(refused)
+
     def type_one(self, refused: bool) -> None:
         key = f"m{len(self.typed)}"
         self.typed.append(key)
@@ -68,7 +74,11 @@ class OutboxAgainstServer(RuleBasedStateMachine):
         assert self.connected or not batch
         self.wire.extend((item.cseq, item.key) for item in batch)
 
-    @rule(busy=st.booleans())
+    @rule(count=st.integers(1, 4), busy=st.booleans())
+    def serve_some(self, count: int, busy: bool) -> None:
+        for _ in range(count):
+            self.serve_one(busy)
+
     def serve_one(self, busy: bool) -> None:
         """The server checks what it is given before the number, as a hostile order for the client."""
         if not self.wire:
@@ -86,7 +96,11 @@ class OutboxAgainstServer(RuleBasedStateMachine):
             self.stored.append(key)
             self.answers.append(("ack", cseq, 0))
 
-    @rule()
+    @rule(count=st.integers(1, 4))
+    def read_some(self, count: int) -> None:
+        for _ in range(count):
+            self.read_answer()
+
     def read_answer(self) -> None:
         if not self.answers:
             return

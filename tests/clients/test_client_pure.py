@@ -49,11 +49,17 @@ def test_positions_tell_repeats_and_holes() -> None:
     assert positions.judge("new", 40, begins=False) is Admission.NEXT
 
 
-@pytest.mark.parametrize(("url", "socket"), [
-    ("http://127.0.0.1:8080", "ws://127.0.0.1:8080/ws"), ("ws://h:1/ws", "ws://h:1/ws"), ("h:8080", "ws://h:8080/ws"),
-    ("https://chat.example/", "wss://chat.example/ws"), ("https://h/chat/ws", "wss://h/chat/ws"),
-    ("http://[::1]:9", "ws://[::1]:9/ws"),
-])
+@pytest.mark.parametrize(
+    ("url", "socket"),
+    [
+        ("http://127.0.0.1:8080", "ws://127.0.0.1:8080/ws"),
+        ("ws://h:1/ws", "ws://h:1/ws"),
+        ("h:8080", "ws://h:8080/ws"),
+        ("https://chat.example/", "wss://chat.example/ws"),
+        ("https://h/chat/ws", "wss://h/chat/ws"),
+        ("http://[::1]:9", "ws://[::1]:9/ws"),
+    ],
+)
 def test_any_url_of_a_server_names_its_socket(url: str, socket: str) -> None:
     """http, ws, with and without the path."""
     assert endpoint(url).websocket_url == socket
@@ -63,7 +69,8 @@ def test_any_url_of_a_server_names_its_socket(url: str, socket: str) -> None:
 def test_no_text_commands_the_terminal(text: str) -> None:
     """Whatever was received, no control, format or surrogate character is left, but joiners that emoji need."""
     assert not [
-        character for character in plain(text)
+        character
+        for character in plain(text)
         if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and character not in "\u200d\u200c"
     ]
 
@@ -98,7 +105,9 @@ def logs(draw: st.DrawFn) -> list[Event]:
     log: list[Event] = []
     for seq in range(1, draw(st.integers(1, 25)) + 1):
         sender = draw(st.sampled_from(["alice", "bob"]))
-        kind = draw(st.sampled_from(["message", "message", "edit", "delete", "reaction", "joined"])) if log else "message"
+        kind = (
+            draw(st.sampled_from(["message", "message", "edit", "delete", "reaction", "joined"])) if log else "message"
+        )
         target = draw(st.integers(1, seq - 1)) if seq > 1 else 1
         more: dict[str, object] = {"kind": kind}
         if kind in {"edit", "delete", "reaction"}:
@@ -130,7 +139,8 @@ def test_unread_is_the_function_of_the_invariants(log: list[Event], read: int, l
     def expected(known: list[Event], gone: set[object]) -> int:
         return sum(
             event.kind == "message" and event.sender != "alice" and event.seq > read and event.seq not in gone
-            for event in known)
+            for event in known
+        )
 
     whole = Model("alice")
     whole.read("g", read)
@@ -144,7 +154,7 @@ def test_unread_is_the_function_of_the_invariants(log: list[Event], read: int, l
     counted = expected(head, gone)
     part.listed([ConversationItem("g", "group", "G", (), len(head), head[-1] if head else None, read, 0, counted)])
     late_deletes = False
-    for event in log[len(head):]:
+    for event in log[len(head) :]:
         late_deletes = late_deletes or (event.kind == "delete" and (event.target or 0) <= len(head))
         part.apply(event)
     if not late_deletes:
@@ -173,7 +183,9 @@ def test_a_first_message_to_a_name_finds_its_conversation() -> None:
     model.apply(Stored(first, Ack(cseq=1, conv="c7", seq=1, at=9)))
     assert model.open == "c7"
     assert [(line.text, line.state) for line in model.conversations["c7"].lines()] == [
-        ("one", "stored"), ("two", "queued")]
+        ("one", "stored"),
+        ("two", "queued"),
+    ]
     assert model.dm("bob").conv == "c7"
     assert [chat.conv for chat in model.ordered()] == ["c7"]
 

@@ -10,16 +10,22 @@ import signal
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from chatd_protocol import codes
 from chatd_protocol.messages import Read, Send
 
-PROGRAM = "import sys; from chatd_terminal.main import run; sys.exit(run(sys.argv[1], 'alice', state_dir=sys.argv[2] or None))"
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PROGRAM = """
+import sys
+from chatd_terminal.main import run
+sys.exit(run(sys.argv[1], "alice", state_dir=sys.argv[2]))
+"""
 ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9A-B]|\x1b[=>78]|[\x0e\x0f]")
 
 
@@ -64,7 +70,11 @@ class Screen:
 
 @asynccontextmanager
 async def terminal(
-    server: Any, state: Path, *, password: str | None = "secret", size: tuple[int, int] = (100, 30),
+    server: Any,
+    state: Path,
+    *,
+    password: str | None = "secret",
+    size: tuple[int, int] = (100, 30),
 ) -> AsyncIterator[Screen]:
     master, slave = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
@@ -73,8 +83,13 @@ async def terminal(
         environment["CHATD_PASSWORD"] = password
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", PROGRAM, server.url, str(state)], stdin=slave, stdout=slave, stderr=slave, env=environment,
-        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)))
+        [sys.executable, "-c", PROGRAM, server.url, str(state)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+    )
     os.close(slave)
     screen = Screen(master, process)
     try:

@@ -1,0 +1,129 @@
+"""CBOR (RFC 8949) as chatd takes it, sans-IO: the strict reading, and the writing of single items.
+
+Knows nothing of messages. Reading raises ValueError and nothing else, whatever the bytes.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from math import isfinite
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_DEPTH = 8
+"""Maps and arrays within one another, the message itself counted. The deepest message of ours has 5."""
+
+_PLAIN = frozenset({str, bytes, int, bool, type(None)})
+_CONTAINERS = frozenset({dict, list})
+
+
+def _refuse_tag(*_: Any) -> Any:
+    raise cbor2.CBORDecodeError("tags are not allowed")
+
+
+# cbor2 decodes these by itself, before a tag_hook is asked: among them bignums (2, 3), references that build cyclic
+# values (28, 29) and regular expressions (35), which it compiles. All other tags do come to the hook.
+_BUILT_IN_TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+_REFUSED_TAGS: dict[int, Callable[..., Any]] = dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag)
+
+
+def load_map(data: bytes) -> dict[str, Any]:
+    """The one map that ``data`` is. Raises ValueError, which says what was not as it has to be."""
+    source = BytesIO(data)
+    try:
+        # A decoder kept for all messages would save 0.4 of 2.2 microseconds, and would be a value shared by threads.
+        value = cbor2.CBORDecoder(
+            source,
+            semantic_decoders=_REFUSED_TAGS,
+            tag_hook=_refuse_tag,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+            max_depth=MAX_DEPTH,
+        ).decode()
+    except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as fault:
+        raise ValueError(f"not CBOR as chatd takes it: {str(fault)[:200]}") from None
+    if source.tell() != len(data):
+        raise ValueError(f"{len(data) - source.tell()} bytes after the message")
+    if type(value) is not dict:
+        raise ValueError("a message is a map")
+    if not _PLAIN.issuperset(map(type, value.values())):
+        check_values(value, 1)
+    return value
+
+
+def check_values(value: Any, depth: int) -> None:
+    """Refuse what no message holds, also under keys that nobody knows, and what is nested deeper than MAX_DEPTH.
+
+    ``depth`` is that of ``value``, 1 for the message itself. Raises ValueError.
+    """
+    kind = type(value)
+    if kind in _CONTAINERS:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if kind is dict:
+            if any(type(key) is not str for key in value):
+                raise ValueError("keys are text")
+            value = value.values()
+        for part in value:
+            if type(part) not in _PLAIN:
+                check_values(part, depth + 1)
+    elif kind is float:
+        if not isfinite(value):
+            raise ValueError("a number is finite")
+    elif kind not in _PLAIN:
+        raise ValueError("simple values are true, false and null")
+
+
+# --- writing: the pieces of a map with few keys, which is not worth cbor2's 2 microseconds -------------
+
+
+def head(major: int, argument: int) -> bytes:
+    """The head of an item, in its shortest form: the major type, in the upper three bits, and the argument."""
+    if argument < 24:
+        return bytes((major | argument,))
+    if argument < 1 << 8:
+        return bytes((major | 24, argument))
+    if argument < 1 << 16:
+        return bytes((major | 25,)) + argument.to_bytes(2, "big")
+    if argument < 1 << 32:
+        return bytes((major | 26,)) + argument.to_bytes(4, "big")
+    return bytes((major | 27,)) + argument.to_bytes(8, "big")
+
+
+_TEXT_HEADS = tuple(head(0x60, size) for size in range(256))
+_NUMBERS = tuple(head(0x00, value) for value in range(256))
+_pack_64_bits = Struct(">BQ").pack
+
+
+def number(value: int) -> bytes:
+    """An unsigned integer."""
+    if value < 256:
+        return _NUMBERS[value]
+    if value >= 1 << 32:
+        return _pack_64_bits(0x1B, value)
+    return head(0x00, value)
+
+
+def text(value: str) -> bytes:
+    """A text string."""
+    data = value.encode()
+    size = len(data)
+    return (_TEXT_HEADS[size] if size < 256 else head(0x60, size)) + data
+
+
+def map_entries(data: bytes) -> tuple[int, int]:
+    """How many entries the map at the start of ``data`` has, and where the first one begins. Raises ValueError."""
+    first = data[0] if data else 0
+    if 0xA0 <= first <= 0xB7:
+        return first - 0xA0, 1
+    if first == 0xB8 and len(data) > 1:
+        return data[1], 2
+    if first == 0xB9 and len(data) > 2:
+        return int.from_bytes(data[1:3], "big"), 3
+    raise ValueError("not a map of at most 65535 entries")
