@@ -237,7 +237,7 @@ class Hub:
                 frame = frames[encoding] = event_frame(encoding, event)
             subscriber.write(frame)
         self._metrics.deliveries += len(topic.live)
-        topic.admit_ahead()
+        topic.admit_ahead(event.seq)
         if event.kind == "left":
             self._detach(topic, event)
 

@@ -99,10 +99,13 @@ class Topic(Generic[S]):
     def follows(self, subscriber: S) -> bool:
         return subscriber in self.live or (self._apart is not None and subscriber in self._apart)
 
-    def admit_ahead(self) -> None:
-        """After a release: those whose position ``head`` has reached become live."""
-        if self._apart and self.head is not None:
-            for subscriber in [s for s, at in self._apart.items() if at != _BEHIND and at <= self.head]:
+    def admit_ahead(self, released: int) -> None:
+        """After the release of ``released``, and before the next: those whose position it has reached become live.
+
+        Not by ``head``: one arrival may release a whole run, and ``head`` is at its end when its first is written.
+        """
+        if self._apart:
+            for subscriber in [s for s, at in self._apart.items() if at != _BEHIND and at <= released]:
                 del self._apart[subscriber]
                 self.live.append(subscriber)
 

@@ -48,7 +48,8 @@ def load_object(data: bytes) -> dict[str, Any]:
     for holder in _holders_of_bodies(value):
         body = holder.get("body")
         if type(body) is dict and list(body) == ["b64"]:
-            holder["body"] = _from_base64(body["b64"])
+            # What is no base64url stays as it is, and is refused as a body that is neither text nor bytes.
+            holder["body"] = _from_base64(body["b64"], otherwise=body)
     return value
 
 
@@ -83,13 +84,12 @@ def _holders_of_bodies(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from (item["event"] for item in items if type(item) is dict and type(item.get("event")) is dict)
 
 
-def _from_base64(text: object) -> bytes:
+def _from_base64(text: object, *, otherwise: object) -> object:
+    if type(text) is not str:
+        return otherwise
     try:
-        if type(text) is str:
-            data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            # b64decode skips what is not of its alphabet: only the one way to write these bytes is taken.
-            if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text:
-                return data
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
-        pass
-    raise ValueError("body.b64: base64url without padding")
+        return otherwise
+    # b64decode skips what is not of its alphabet: only the one way to write these bytes is taken.
+    return data if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else otherwise

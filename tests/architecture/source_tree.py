@@ -19,7 +19,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Import:
-    """``importer`` imports ``imported``, a module or a name in one; ``lazy``: inside a function."""
+    """``importer`` imports ``imported``, a module or a name in one; ``lazy``: not while it is imported itself."""
 
     importer: str
     imported: str
@@ -43,12 +43,7 @@ def all_imports() -> list[Import]:
 def imports_of(module: str, source: str, is_package: bool = False) -> Iterator[Import]:
     """The imports in ``source``, relative ones made absolute."""
     tree = ast.parse(source)
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
+    inside = {id(node) for later in ast.walk(tree) if _runs_later(later) for node in ast.walk(later)}
     for node in ast.walk(tree):
         lazy = id(node) in inside
         if isinstance(node, ast.Import):
@@ -89,6 +84,13 @@ def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
         if module not in order:
             visit(module)
     return found
+
+
+def _runs_later(node: ast.AST) -> bool:
+    """A function's body, and what only the type checker reads."""
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
 
 
 def _absolute(module: str, node: ast.ImportFrom, is_package: bool) -> str:

@@ -74,7 +74,7 @@ class Workload:
             try:
                 node = self.random.randrange(8)
                 with trio.fail_after(20):
-                    peer = await Peer.open(self.cluster, node, user, positions=caught_up, live=False)
+                    peer = await Peer.open(self.cluster, node, user, positions=caught_up)
                 assert peer.welcome["t"] == "welcome", peer.welcome
                 sent = await self._send_window(peer, user, plan, sent)
                 await (peer.vanish() if self.random.random() < 0.5 else peer.close())
