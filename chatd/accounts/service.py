@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
+from chatd_protocol.codes import ErrorCode
 from msgspec import Struct
 
 from chatd.accounts.passwords import BadPassword, Overloaded, Passwords
@@ -17,7 +18,6 @@ from chatd.accounts.tokens import Tokens
 from chatd.conversations.operations import CreateAccount, Operation, Outcome, Refused
 from chatd.store.port import Account, StoreError
 from chatd.store.writer import Full
-from chatd_protocol.codes import ErrorCode
 
 log = structlog.get_logger()
 

@@ -13,9 +13,8 @@ import re
 from collections.abc import Collection, Sequence
 
 import h11
-from msgspec import Struct
-
 from chatd_protocol.codes import ErrorCode
+from msgspec import Struct
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100

@@ -18,10 +18,10 @@ from http import HTTPStatus
 import h11
 import structlog
 import trio
+from chatd_protocol.codes import ErrorCode
 from msgspec import Struct, structs
 
 from chatd.listener.head import BadHead, Headers, HeadRefused, RequestHead, find_head_end, is_upgrade, parse_head
-from chatd_protocol.codes import ErrorCode
 
 log = structlog.get_logger()
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 import trio
+from chatd_protocol.codes import ErrorCode
 from msgspec import Struct
 
 from chatd.accounts.service import AccountRefused, Accounts
@@ -17,7 +18,6 @@ from chatd.limits.bucket import Buckets, TokenBucket, address_key
 from chatd.listener.head import WEBSOCKET_PATH, Headers
 from chatd.listener.http import Request, Response, error_response, json_response
 from chatd.ops.health import Readiness
-from chatd_protocol.codes import ErrorCode
 
 RETRY_AFTER_S = 2
 PREFLIGHT_SECONDS = 600

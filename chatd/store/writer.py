@@ -107,7 +107,7 @@ class Writer:
             outcomes = await self._store.commit(operations, time_ns() // 1_000_000)
         except Unavailable as fault:
             if self.healthy:
-                log.error("store.failed", reason=str(fault), operations=len(batch))
+                log.error("store.failed", reason=str(fault), operations=len(batch))  # noqa: TRY400 - the disk, not a bug
             self.healthy = False
             outcomes = [Refused(ErrorCode.UNAVAILABLE, "the store cannot commit now; try again")] * len(batch)
         else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import trio

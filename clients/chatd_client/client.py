@@ -87,7 +87,7 @@ async def open_client(
         device=device,
         file=file,
         encoding=encoding,
-        rng=rng or random.Random(),
+        rng=rng or random.Random(),  # noqa: S311 - spreads reconnections, keeps no secret
         ssl_context=ssl_context,
         agent=agent,
     )
@@ -97,7 +97,7 @@ async def open_client(
             nursery.start_soon(session.run)
             try:
                 yield Client(session, file, encoding)
-            except Exception as error:  # raised again below, outside the nursery, which would wrap it in a group
+            except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it in a group
                 failure = error
             with trio.move_on_after(STOP_S):
                 await session.stopped()

@@ -94,7 +94,7 @@ class Link:
                     stream = await connect(at, context)
                     socket = await wrap_client_stream(
                         outer,
-                        stream,
+                        stream,  # type: ignore[arg-type]
                         at.authority,
                         at.resource,
                         subprotocols=[self._encoding.subprotocol],

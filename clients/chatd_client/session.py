@@ -97,7 +97,7 @@ class Session:
         self._link: Link | None = None
         self._welcomed_at = self._hold_until = 0.0
         self._controls: deque[ClientMessage] = deque()
-        self._marks: dict[tuple[type[Delivered] | type[Read], str], int] = {}
+        self._marks: dict[tuple[type[Delivered | Read], str], int] = {}
         self._watched: Watch | None = None
         self._hurry = trio.Event()
 
@@ -130,7 +130,7 @@ class Session:
         self._end_link(Ending("closed"))
         await self._over.wait()
 
-    def mark(self, kind: type[Delivered] | type[Read], conv: str, seq: int) -> None:
+    def mark(self, kind: type[Delivered | Read], conv: str, seq: int) -> None:
         """Remember an up-to mark; sent with the next tick, or on return."""
         self._marks[kind, conv] = max(seq, self._marks.get((kind, conv), 0))
 

@@ -56,7 +56,7 @@ CONNECTION_ERRORS = (
 LocalProtocolError: trio-websocket answers a ping although it is closing (its issue 184).
 """
 
-_KINDS: dict[str, type[Send] | type[Edit] | type[Delete] | type[React]] = {
+_KINDS: dict[str, type[Send | Edit | Delete | React]] = {
     "send": Send,
     "edit": Edit,
     "delete": Delete,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from argon2 import PasswordHasher
+from chatd_protocol.codes import ErrorCode
 
 from chatd.accounts.passwords import Passwords
 from chatd.conversations.operations import CreateAccount, Done, Operation, Outcome, Refused
 from chatd.store.port import Account, Unavailable
-from chatd_protocol.codes import ErrorCode
 
 
 class Ledger:

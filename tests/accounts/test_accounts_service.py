@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import pytest
+from chatd_protocol.codes import ErrorCode
 
 from chatd.accounts.passwords import Passwords, hasher_of
 from chatd.accounts.service import AccountRefused, Accounts
@@ -12,7 +13,6 @@ from chatd.accounts.tokens import Tokens
 from chatd.config import Auth
 from chatd.conversations.operations import Operation, Outcome
 from chatd.store.port import Account
-from chatd_protocol.codes import ErrorCode
 
 NOW = 1_800_000_000_000
 TOKENS = Tokens("chatd", "chatd", bytes(32), 3600)

@@ -304,10 +304,10 @@ def as_map(event: Event) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def server(nursery: trio.Nursery) -> AsyncIterator[Server]:
+async def server(nursery: trio.Nursery) -> Server:
     """A scripted server on a free port of the loopback interface."""
     scripted = Server()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     scripted.port = listeners[0].socket.getsockname()[1]
     nursery.start_soon(trio.serve_listeners, scripted.serve, listeners)
-    yield scripted
+    return scripted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -195,7 +194,7 @@ def test_the_files_are_private_and_locked(tmp_path: Path) -> None:
     name = "../../etc/passwd \N{SNOWMAN}" * 3
     file = OutboxFile(tmp_path / "new", name)
     file.close()
-    assert {stat.S_IMODE(os.stat(path).st_mode) for path in (tmp_path / "new").iterdir()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()} == {0o600}
     first = OutboxFile(tmp_path / "new", name)
     with pytest.raises(StateInUse):
         OutboxFile(tmp_path / "new", name)

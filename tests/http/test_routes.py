@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from argon2 import PasswordHasher
+from chatd_protocol.codes import ErrorCode
 
 from chatd.accounts.passwords import Passwords
 from chatd.accounts.service import Accounts
@@ -19,7 +20,6 @@ from chatd.listener.routes import Api, OpsPages
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Account, Unavailable
-from chatd_protocol.codes import ErrorCode
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 Served = Callable[..., AbstractAsyncContextManager[Connect]]

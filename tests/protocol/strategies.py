@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
+from chatd_protocol import messages as m
 from hypothesis import strategies as st
 from msgspec import UNSET, Struct
-
-from chatd_protocol import messages as m
 
 naturals = st.one_of(st.integers(0, 300), st.integers(0, m.MAX_INTEGER))
 positives = st.one_of(st.integers(1, 300), st.integers(1, m.MAX_INTEGER))

@@ -91,7 +91,7 @@ class Book:
 
     def forget(self) -> None:
         for table in (self._conversations, self._pairs, self._users, self._names, self._cseqs, self._blocks):
-            table.clear()  # type: ignore[attr-defined]
+            table.clear()
 
     def one(self, sql: str, *values: object) -> Any:
         """The first row, or None."""

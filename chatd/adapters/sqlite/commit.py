@@ -65,7 +65,7 @@ class Commit:
         kind = type(operation)
         if kind is Send:
             return self._send(cast("Send", operation))
-        return _APPLY[kind](self, operation)
+        return cast("Outcome", _APPLY[kind](self, operation))
 
     def flush(self) -> None:
         """Write what was gathered."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -52,7 +51,7 @@ def migrate(path: Path, *, busy_ms: int) -> None:
     Raises NewerSchema, and Unavailable.
     """
     path.touch(mode=0o600, exist_ok=True)
-    os.chmod(path, 0o600)
+    path.chmod(0o600)
     steps = sorted(entry.name for entry in (files(__package__) / "migrations").iterdir() if entry.name.endswith(".sql"))
     connection = open_connection(path, busy_ms=busy_ms, read_only=False)
     try:

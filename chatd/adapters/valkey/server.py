@@ -233,7 +233,7 @@ async def _exited_within(child: subprocess.Popen[bytes], seconds: float) -> bool
 
 async def _exit(child: subprocess.Popen[bytes]) -> None:
     if sys.platform != "linux":
-        while child.poll() is None:  # noqa: ASYNC110  # there is no pidfd to wait on
+        while child.poll() is None:  # there is no pidfd to wait on
             await trio.sleep(READY_EVERY)
         return
     # The process is this one's own child and poll() has not reaped it, so its number cannot belong to another by now.

@@ -20,7 +20,7 @@ def main(parent: int, program: str, arguments: list[str]) -> None:
         sys.exit("tether: prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         sys.exit("tether: the parent is gone")
-    os.execv(program, [program, *arguments])
+    os.execv(program, [program, *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""The command line: which scenario, how big, against whom; and where the results go.
+
+Exit status 1 when a check failed or the server could not be loaded, 2 for a wrong command line. Being slow is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chatd_bench.connection import RunFailed
+from chatd_bench.generator import raise_file_limit
+from chatd_bench.machine import describe
+from chatd_bench.report import METHOD, render, save
+from chatd_bench.run import Result, run_dm, run_group, run_idle
+from chatd_bench.server import AUDIENCE, ISSUER, Target, own_server, running_server
+from chatd_bench.wire import MAX_BODY_BYTES, MIN_BODY_BYTES
+
+RESULTS = Path("bench/results")
+DEFAULT_GROUP_BOUND = 1000
+MAX_USERS = 1001
+"""Names that one ``create`` can hold, and its owner."""
+QUICK_HEARTBEAT_MS = 1500
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the command line says; the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if fault := _wrong(options):
+        parser.error(fault)
+    raise_file_limit()
+    try:
+        with _target(options) as target:
+            for scenario, parameters, run in _runs(options, target):
+                _show(options, target, scenario, parameters, run())
+    except RunFailed as fault:
+        print(f"FAILED: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--url", help="load the server at http://HOST:PORT instead of starting one")
+    common.add_argument("--key-file", type=Path, help="with --url: private Ed25519 key (PEM) of an issuer it trusts")
+    common.add_argument("--issuer", default=ISSUER, help="with --url: that issuer's name (%(default)s)")
+    common.add_argument("--audience", default=AUDIENCE, help="with --url: its audience (%(default)s)")
+    common.add_argument("--pid", type=int, help="with --url: the server's process, for its CPU time and memory")
+    common.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
+    common.add_argument("--save", action="store_true", help="keep the result as JSON")
+    common.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    timed = argparse.ArgumentParser(add_help=False)
+    timed.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured (%(default)s)")
+    timed.add_argument("--warmup", type=float, default=3.0, metavar="S", help="what comes before it (%(default)s)")
+    timed.add_argument("--window", type=_positive, default=5, metavar="W", help="sends in flight, each (%(default)s)")
+    timed.add_argument("--body-bytes", type=_positive, default=120, metavar="B", help="(%(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Closed-loop load for a chatd server.")
+    scenarios = parser.add_subparsers(dest="scenario", required=True)
+    dm = scenarios.add_parser("dm", parents=[common, timed], help="pairs of connections that write to each other")
+    dm.add_argument("--connections", type=_positive, default=200, metavar="N", help="(%(default)s)")
+    group = scenarios.add_parser("group", parents=[common, timed], help="one group, all members connected")
+    group.add_argument("--members", type=_positive, default=100, metavar="M", help="(%(default)s)")
+    group.add_argument("--senders", type=_positive, default=10, metavar="K", help="members who write (%(default)s)")
+    idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
+    idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
+    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
+    scenarios.add_parser("quick", parents=[common], help="all three, tiny: that they run, and their checks hold")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _steps(text: str) -> list[int]:
+    steps = [_positive(word) for word in text.split(",")]
+    if steps != sorted(set(steps)):
+        raise ValueError(text)
+    return steps
+
+
+def _wrong(options: argparse.Namespace) -> str | None:
+    """What argparse cannot see."""
+    if options.url and options.key_file is None:
+        return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
+    if options.scenario == "dm" and (options.connections % 2 or options.connections // 2 < options.generators):
+        return f"--connections {options.connections}: must be even, and at least a pair for each generator"
+    if options.scenario in ("dm", "group") and not MIN_BODY_BYTES <= options.body_bytes <= MAX_BODY_BYTES:
+        return f"--body-bytes {options.body_bytes}: must be from {MIN_BODY_BYTES} to {MAX_BODY_BYTES}"
+    if options.scenario == "group":
+        if not 2 * options.generators <= options.members <= MAX_USERS:
+            return f"--members {options.members}: must be from 2 for each generator to {MAX_USERS}"
+        if options.senders > options.members:
+            return f"--senders {options.senders}: more than there are members"
+    return None
+
+
+@contextmanager
+def _target(options: argparse.Namespace) -> Iterator[Target]:
+    if options.url:
+        yield running_server(options.url, options.key_file, options.issuer, options.audience, options.pid)
+        return
+    settings = {}
+    if options.scenario == "quick":
+        settings["CHATD_SERVER_HEARTBEAT_MS"] = str(QUICK_HEARTBEAT_MS)
+    if options.scenario == "group" and options.members > DEFAULT_GROUP_BOUND:
+        settings["CHATD_LIMITS_GROUP_MEMBERS"] = str(options.members)
+    with own_server(settings) as target:
+        yield target
+
+
+Run = tuple[str, dict[str, Any], Callable[[], Result]]
+
+
+def _runs(options: argparse.Namespace, target: Target) -> Iterator[Run]:
+    generators = options.generators
+    if options.scenario == "quick":
+        yield from _quick_runs(target, generators)
+        return
+    if options.scenario == "idle":
+        parameters = {"steps": options.steps, "hold": options.hold}
+        yield "idle", parameters, lambda: run_idle(target, options.steps, generators, options.hold)
+        return
+    keys = ("connections",) if options.scenario == "dm" else ("members", "senders")
+    sizes = {key: getattr(options, key) for key in (*keys, "window", "body_bytes")}
+    run = run_dm if options.scenario == "dm" else run_group
+    timing = {"warmup": options.warmup, "seconds": options.seconds}
+    yield options.scenario, {**sizes, **timing}, lambda: run(target, sizes, generators, options.warmup, options.seconds)
+
+
+def _quick_runs(target: Target, generators: int) -> Iterator[Run]:
+    dm = {"connections": 10 * generators, "window": 5, "body_bytes": 120}
+    yield "dm", dm, lambda: run_dm(target, dm, generators, warmup=0.3, seconds=1.0)
+    group = {"members": 20, "senders": 5, "window": 2, "body_bytes": 120}
+    yield "group", group, lambda: run_group(target, group, generators, warmup=0.3, seconds=1.0)
+    if target.pid is not None:
+        yield "idle", {"steps": [20, 60], "hold": 1.0}, lambda: run_idle(target, [20, 60], generators, hold=1.0)
+
+
+def _show(
+    options: argparse.Namespace, target: Target, scenario: str, parameters: dict[str, Any], result: Result
+) -> None:
+    report = {
+        "scenario": scenario,
+        "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "method": METHOD,
+        "parameters": {**parameters, "generators": options.generators},
+        "result": result,
+        "machine": describe(),
+        "server_settings": dict(target.settings),
+    }
+    print(render(report), end="\n\n", flush=True)
+    if options.save:
+        print(f"saved in {save(report, options.results)}")

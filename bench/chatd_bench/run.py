@@ -1,0 +1,149 @@
+"""One run of one scenario: starts generators against a server, gives them their steps, and adds up what they saw.
+
+The parent's own part; it does no work while something is timed but read /proc at both ends of the window.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from chatd_bench.connection import RunFailed
+from chatd_bench.generator import Generators
+from chatd_bench.histogram import Histogram
+from chatd_bench.load import Plan
+from chatd_bench.machine import Cpu, Memory, read_cpu, read_memory
+from chatd_bench.server import Target
+
+Result = dict[str, Any]
+
+LEAD_SECONDS = 0.3
+"""From the order to its beginning: time for all generators to hear it."""
+GENERATOR_LIMIT = 0.9
+FOREIGN_LIMIT = 0.1
+
+
+def run_dm(target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float) -> Result:
+    """Pairs of connections (see ``dm``). Raises RunFailed."""
+    with Generators(_plans("dm", target, parameters, generators)) as running:
+        running.call("open")
+        result = _timed(running, target, warmup, seconds)
+        return {**result, "checks": _sum(running.call("check"))}
+
+
+def run_group(target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float) -> Result:
+    """One group (see ``group``). Raises RunFailed."""
+    with Generators(_plans("group", target, parameters, generators)) as running:
+        running.call("open")
+        [conv] = running.call("create", only=0)
+        running.call("join", conv)
+        result = _timed(running, target, warmup, seconds)
+        checks = _sum(running.call("check", result["acked_total"]))
+        return {**result, "checks": checks}
+
+
+def run_idle(target: Target, steps: list[int], generators: int, hold: float) -> Result:
+    """Idle connections in steps (see ``idle``); ``hold`` is in seconds, before each look. Raises RunFailed."""
+    if target.pid is None:
+        raise RunFailed("idle: whose memory? Name the server's process with --pid")
+    seen: list[tuple[int, Memory]] = []
+    with Generators(_plans("idle", target, {}, generators)) as running:
+        before = read_cpu(target.pid, running.pids)
+        for total in steps:
+            running.call("grow", total)
+            time.sleep(hold)
+            seen.append((total, read_memory(target.pid)))
+        cpu = _spent(before, read_cpu(target.pid, running.pids))
+        checks = _sum(running.call("check"))
+    return {"steps": _slopes(seen), "cpu": cpu, "warnings": [], "checks": checks}
+
+
+def _plans(scenario: str, target: Target, parameters: dict[str, int], generators: int) -> list[Plan]:
+    run_id = f"b{secrets.token_hex(4)}"
+    return [
+        Plan(
+            scenario=scenario, host=target.host, port=target.port, private_key=target.private_key, issuer=target.issuer,
+            audience=target.audience, run_id=run_id, generator=number, generators=generators, parameters=parameters,
+        )
+        for number in range(generators)
+    ]  # fmt: skip
+
+
+def _timed(running: Generators, target: Target, warmup: float, seconds: float) -> Result:
+    start = time.monotonic() + LEAD_SECONDS
+    running.start("timed", start, warmup, seconds)
+    _sleep_until(start + warmup)
+    before = read_cpu(target.pid, running.pids)
+    _sleep_until(start + warmup + seconds)
+    after = read_cpu(target.pid, running.pids)
+    parts = running.answers()
+    cpu = _spent(before, after)
+    cpu["generator_load"] = max(part["cpu_s"] / part["seconds"] for part in parts)
+    result = _added(parts)
+    result["cpu"] = cpu
+    result["warnings"] = _warnings(cpu, result["seconds"])
+    served = cpu["server_s"] + cpu["bus_s"]
+    if target.pid is not None and served:
+        result["delivered_per_cpu_s"] = result["delivered"] / served
+    return result
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _added(parts: list[Result]) -> Result:
+    totals = {key: sum(part[key] for part in parts) for key in ("acked", "delivered", "acked_total", "other_messages")}
+    seconds = max(part["seconds"] for part in parts)
+    return {
+        **totals, "seconds": seconds, "acked_per_s": totals["acked"] / seconds,
+        "delivered_per_s": totals["delivered"] / seconds,
+        "ack_latency_ms": _percentiles([part["ack_latency"] for part in parts]),
+        "delivery_latency_ms": _percentiles([part["delivery_latency"] for part in parts]),
+    }  # fmt: skip
+
+
+def _percentiles(recorded: list[list[tuple[int, int]]]) -> dict[str, float | None]:
+    histogram = Histogram()
+    for pairs in recorded:
+        histogram.add(pairs)
+    return {f"p{percent:g}": histogram.percentile_ms(percent) for percent in (50, 90, 99, 99.9, 100)}
+
+
+def _spent(before: Cpu, after: Cpu) -> dict[str, float]:
+    used = Cpu(*(round(end - begin, 3) for begin, end in zip(before, after, strict=True)))
+    return {
+        "server_s": used.server, "bus_s": used.bus, "generators_s": used.generators, "stolen_s": used.stolen,
+        "others_s": max(0.0, round(used.machine - used.server - used.bus - used.generators, 3)),
+    }  # fmt: skip
+
+
+def _warnings(cpu: dict[str, float], seconds: float) -> list[str]:
+    warnings = []
+    if cpu["generator_load"] > GENERATOR_LIMIT:
+        warnings.append(
+            f"the generator was the limit: it used {cpu['generator_load']:.0%} of a core (try --generators 2); the "
+            "server may do more than this"
+        )
+    foreign = (cpu["others_s"] + cpu["stolen_s"]) / seconds
+    if cpu["server_s"] and foreign > FOREIGN_LIMIT:
+        warnings.append(f"others used {foreign:.0%} of a core meanwhile, or the hypervisor took it: run it again")
+    return warnings
+
+
+def _slopes(seen: list[tuple[int, Memory]]) -> list[dict[str, float]]:
+    """Memory at each step, and its slope since the one before: total / N would spread the server's own over them."""
+    steps: list[dict[str, float]] = []
+    for place, (total, memory) in enumerate(seen):
+        step: dict[str, float] = {"connections": total, "rss_kib": memory.rss, "pss_kib": memory.pss}
+        if place:
+            more = total - seen[place - 1][0]
+            step["rss_kib_per_connection"] = round((memory.rss - seen[place - 1][1].rss) / more, 2)
+            step["pss_kib_per_connection"] = round((memory.pss - seen[place - 1][1].pss) / more, 2)
+        steps.append(step)
+    return steps
+
+
+def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(part[key] for part in parts) for key in parts[0]}
