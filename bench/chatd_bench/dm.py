@@ -25,7 +25,7 @@ OPEN_SECONDS = 120.0
 class Peer(Connection):
     """One half of a pair: sends to the other, acknowledges what it gets, and checks both."""
 
-    __slots__ = ("_ack_middle", "_event_rest", "_event_start", "_sent", "_template", "acked", "acked_sum", "conv", "cseq",
+    __slots__ = ("_ack_middle", "_event_rest", "_sent", "_shapes", "_template", "acked", "acked_sum", "conv", "cseq",
                  "load", "marked", "other", "received", "received_sum", "seq")  # fmt: skip
 
     def __init__(self, name: str, other: str, load: DmLoad) -> None:
@@ -49,33 +49,44 @@ class Peer(Connection):
     def _begin_conversation(self, conv: str) -> None:
         self.conv = conv
         self._template = wire.SendTemplate(conv, self.load.body_bytes, self.key)
-        self._event_start = wire.event_start(conv)
         self._event_rest = wire.event_rest(self.other, self.load.body_bytes)
+        self._shapes = {width: wire.event_shape(conv, self._event_rest, width) for width in wire.WIDTHS}
         self._ack_middle = wire.ack_middle(conv)
 
-    def frame(self, data: bytes, at: int, start: int, stop: int, now: int) -> None:
-        """Take a frame by comparing it with what must come next; decode it where it is not that, and now and then."""
-        following = self.seq + 1
-        if not self.conv or following % FULLY_DECODED_EVERY == 0 or data[at] != websocket.BINARY:
-            super().frame(data, at, start, stop, now)
-            return
-        seq = wire.number(following)
-        expected = self._event_start + seq
-        if data.startswith(expected, start):
-            rest = start + len(expected)
-            stamp = rest + wire.AT_BYTES + len(self._event_rest)
-            if (
-                stop - stamp == wire.STAMP_BYTES
-                and data.startswith(wire.AT, rest)
-                and data.startswith(self._event_rest, rest + wire.AT_BYTES)
-            ):
-                middle = stamp + wire.CSEQ_DIGITS
-                self._take_event(following, int(data[stamp:middle]), int(data[middle:stop]), now)
-                return
-        elif data.startswith(wire.ACK_START + wire.number(self.acked + 1) + self._ack_middle + seq, start):
-            self._take_ack(following, self.acked + 1, now)
-            return
-        super().frame(data, at, start, stop, now)
+    def feed(self, data: bytes, now: int) -> int:
+        """Take frames by comparing them with what must come next; one that is not that is decoded, and some anyway."""
+        if not self.conv:
+            return super().feed(data, now)
+        at, end, shapes, rest_of_event = 0, len(data), self._shapes, self._event_rest
+        while at < end:
+            following = self.seq + 1
+            seq = wire.number(following)
+            if following % FULLY_DECODED_EVERY:
+                start, clock, rest, stamp, size = shapes[len(seq)]
+                if data.startswith(start + seq, at) and at + size <= end:
+                    digits = data[at + stamp : at + size]
+                    same = data.startswith(wire.AT, at + clock) and data.startswith(rest_of_event, at + rest)
+                    if same and digits.isdigit():
+                        self._take_event(following, int(digits[: wire.CSEQ_DIGITS]), int(digits[wire.CSEQ_DIGITS :]), now)
+                        at += size
+                        continue
+                else:
+                    ack = self._ack_frame(seq)
+                    if data.startswith(ack, at) and at + len(ack) + wire.TIME_BYTES <= end:
+                        at += len(ack) + wire.TIME_BYTES
+                        self._take_ack(following, self.acked + 1, now)
+                        continue
+            found = websocket.find_frame(data, at)
+            if found is None:
+                break
+            self.frame(data, at, *found, now)
+            at = found[1]
+        return at
+
+    def _ack_frame(self, seq: bytes) -> bytes:
+        """The frame of the next ack, if it comes as ``seq``, up to its time."""
+        message = wire.ACK_START + wire.number(self.acked + 1) + self._ack_middle + seq + wire.AT
+        return websocket.server_frame_head(len(message) + wire.TIME_BYTES) + message
 
     def event(self, message: dict[str, Any], now: int) -> None:
         """An event that was decoded; judged as those that were compared."""

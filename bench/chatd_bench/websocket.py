@@ -84,6 +84,11 @@ def client_frame(payload: bytes, key: bytes, opcode: int = BINARY) -> bytes:
     return frame_head(opcode, len(payload), key) + mask(payload, key)
 
 
+def server_frame_head(size: int) -> bytes:
+    """What stands before a server's payload of ``size`` bytes, which is at most 64 KiB here."""
+    return bytes((BINARY, size)) if size < 126 else b"\x82\x7e" + size.to_bytes(2, "big")
+
+
 def find_frame(data: bytes, at: int) -> tuple[int, int] | None:
     """Start and stop of the payload of the server's frame that begins at ``at``; None when it is not all there."""
     have = len(data) - at

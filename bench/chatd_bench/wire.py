@@ -7,11 +7,11 @@ so a server that writes its maps in another order is measured a little worse, an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 
-from chatd_bench.websocket import BINARY, client_frame, frame_head, mask, mask_number
+from chatd_bench.websocket import BINARY, client_frame, frame_head, mask, mask_number, server_frame_head
 
 CSEQ_DIGITS = 10
 TIME_DIGITS = 16
@@ -21,9 +21,13 @@ which message it got and how old it is."""
 MIN_BODY_BYTES = 32
 MAX_BODY_BYTES = 60_000
 
+WIDTHS = (1, 2, 3, 5)
+"""Bytes of a CBOR integer below 2**32."""
+
 AT = b"\x62at\x1b"
-"""A time in ms since 1970 has eight bytes from the year 1970 (February) to the end of CBOR."""
-AT_BYTES = len(AT) + 8
+"""How an event's time begins: in ms since 1970, it has needed eight bytes since February of that year."""
+TIME_BYTES = 8
+AT_BYTES = len(AT) + TIME_BYTES
 
 
 def text(value: str) -> bytes:
@@ -61,7 +65,7 @@ class SendTemplate:
             b"\xa4\x61t\x64send\x62to" + text(to) + b"\x64body" + _text_head(body_bytes) + filler(body_bytes).encode()
         )
         self._variants: dict[int, tuple[bytes, int, int]] = {}
-        for width in (1, 2, 3, 5):  # of a CBOR integer below 2**32
+        for width in WIDTHS:
             size = STAMP_BYTES + len(b"\x64cseq") + width
             head = frame_head(BINARY, len(fixed) + size, key) + mask(fixed, key)
             self._variants[width] = (head, mask_number(key, len(fixed), size), size)
@@ -78,9 +82,25 @@ def _text_head(size: int) -> bytes:
     return text("x" * size)[:-size]
 
 
-def event_start(conv: str) -> bytes:
-    """How a ``message`` event of a conversation begins, up to where its ``seq`` stands."""
-    return b"\xa8\x61t\x65event\x64conv" + text(conv) + b"\x63seq"
+class EventShape(NamedTuple):
+    """A ``message`` event's frame, byte for byte: how it begins, up to its ``seq``, and where the rest stands in it."""
+
+    start: bytes
+    clock: int
+    rest: int
+    stamp: int
+    size: int
+
+
+def event_shape(conv: str, rest: bytes, width: int) -> EventShape:
+    """The frame of an event whose ``seq`` has ``width`` bytes, with ``rest`` as ``event_rest`` gives it."""
+    start = b"\xa8\x61t\x65event\x64conv" + text(conv) + b"\x63seq"
+    size = len(start) + width + AT_BYTES + len(rest) + STAMP_BYTES
+    head = server_frame_head(size) + start
+    clock = len(head) + width
+    return EventShape(
+        head, clock, clock + AT_BYTES, clock + AT_BYTES + len(rest), clock + AT_BYTES + len(rest) + STAMP_BYTES
+    )
 
 
 def event_rest(sender: str, body_bytes: int) -> bytes:

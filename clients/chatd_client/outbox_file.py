@@ -156,7 +156,7 @@ def _replace(path: Path, data: bytes, *, sync: bool) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
-    Path(temporary).replace(path)
+    temporary.replace(path)
     if sync:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
