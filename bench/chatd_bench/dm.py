@@ -135,7 +135,7 @@ class Peer(Connection):
         if tally.measuring:
             tally.acked += 1
             bucket = (now - sent) // BUCKET_US
-            tally.ack_latency.counts[bucket if bucket < BUCKETS else -1] += 1
+            tally.ack_latency.counts[bucket if 0 <= bucket < BUCKETS else -1] += 1
         if load.sending:
             self.send_next()
 

@@ -35,7 +35,7 @@ from chatd_protocol.messages import (
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from chatd_protocol.codes import Close
 

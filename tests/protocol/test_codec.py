@@ -178,7 +178,7 @@ def test_every_tag_is_refused():
     tags = [*range(65536), *(1 << shift for shift in range(16, 64)), (1 << 64) - 1]
     for tag in tags:
         for content in (b"\x01", b"\x41a", b"\x61a", b"\x82\x01\x02", b"\xa0"):
-            with pytest.raises(ValueError, match=r"tags|CBOR"):
+            with pytest.raises(ValueError, match="tags are not allowed"):
                 cbor.load_map(b"\xa1\x61x" + _tag_head(tag) + content)
 
 

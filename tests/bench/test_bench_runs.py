@@ -1,0 +1,75 @@
+"""The command, end to end: against a real server, and where it has to say no."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chatd_bench
+import pytest
+from chatd_bench.connection import RunFailed
+from chatd_bench.machine import read_cpu, read_memory
+from chatd_bench.server import own_server
+
+HERE = Path(chatd_bench.__file__).parent.parent
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    return subprocess.run(
+        (sys.executable, "-m", "chatd_bench", *arguments), capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("generators", ["1", "2"])
+def test_quick_runs_and_its_checks_hold(tmp_path: Path, generators: str) -> None:
+    """All three scenarios against a server of their own: every check holds, and what is saved says on what it ran."""
+    done = bench("quick", "--generators", generators, "--save", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    saved = {report["scenario"]: report for report in map(json.loads, map(Path.read_text, tmp_path.iterdir()))}
+    assert set(saved) == {"dm", "group", "idle"}
+    for report in saved.values():
+        assert report["machine"]["versions"]["python"]
+        assert report["result"]["cpu"]["server_s"] >= 0
+    dm, group = saved["dm"]["result"], saved["group"]["result"]
+    assert dm["checks"]["messages_checked"] == dm["acked_total"] > 0
+    assert group["checks"]["deliveries_checked"] == group["acked_total"] * 19 > 0
+    assert saved["idle"]["result"]["checks"]["heartbeats_answered"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("dm", "--connections", "7"), "must be even"),
+        (("dm", "--body-bytes", "5"), "from 32 to"),
+        (("group", "--members", "5000"), "from 2 for each generator to 1001"),
+        (("group", "--members", "5", "--senders", "6"), "more than there are members"),
+        (("idle", "--steps", "5,5"), "invalid"),
+        (("dm", "--url", "http://127.0.0.1:1"), "--key-file"),
+    ],
+)
+def test_a_wrong_command_line_is_told(arguments: tuple[str, ...], said: str) -> None:
+    """What cannot be run exits with 2 and names the option, before anything is started."""
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_server_that_does_not_start_is_told_with_its_own_words() -> None:
+    """The server's complaint is in the error, and not only that there was one."""
+    with pytest.raises(RunFailed, match=r"limits\.connections"), own_server({"CHATD_LIMITS_CONNECTIONS": "0"}):
+        pass
+
+
+def test_cpu_and_memory_are_those_of_the_process() -> None:
+    """A process's own figures are seen to grow with what it does."""
+    before = read_cpu(os.getpid(), [])
+    kept = bytearray(64 * 2**20)
+    while sum(os.times()[:2]) < before.server + 0.1:
+        kept[::4096] = b"x" * len(kept[::4096])
+    assert read_cpu(os.getpid(), []).server > before.server
+    assert read_memory(os.getpid()).rss > 64 * 2**10
