@@ -54,9 +54,10 @@ def test_mask_keys_have_no_zero_byte() -> None:
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
 def test_a_servers_frame_is_found_only_when_whole(size: int) -> None:
     """For each form of the length: no answer until the last byte is there, then its payload's place."""
-    length = bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
-    if size >= 65536:
-        length = b"\x7f" + size.to_bytes(8, "big")
+    if size < 126:
+        length = bytes((size,))
+    else:
+        length = b"\x7e" + size.to_bytes(2, "big") if size < 65536 else b"\x7f" + size.to_bytes(8, "big")
     frame = b"\x82" + length + b"p" * size
     assert websocket.find_frame(b"before" + frame, 6) == (6 + len(frame) - size, 6 + len(frame))
     assert websocket.find_frame(frame[:-1], 0) is None

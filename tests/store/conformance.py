@@ -1,0 +1,349 @@
+"""The store's contract as tests; an engine's own file inherits ``StoreConformance`` and gives it an ``engine`` fixture.
+
+``engine`` opens stores on one database: several at once are several processes' views of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import cbor2
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatd.conversations.operations import (
+    AddMembers,
+    Appended,
+    Author,
+    CreateAccount,
+    CreateGroup,
+    DeviceOpened,
+    Done,
+    Mark,
+    OpenDevice,
+    Operation,
+    Outcome,
+    Refused,
+    RemoveMembers,
+    Rename,
+    Repeated,
+    Send,
+    SetBlock,
+    SetRole,
+)
+from chatd.store.port import Store
+
+Engine = Callable[[], AbstractAsyncContextManager[Store]]
+NOW = 1_700_000_000_000
+
+
+def message(author: Author, cseq: int, to: str, body: str = "x") -> Send:
+    return Send(author=author, cseq=cseq, to=to, payload=cbor2.dumps({"type": "text", "body": body}), digest=body.encode())
+
+
+async def do(store: Store, *operations: Operation, now: int = NOW) -> list[Any]:
+    return list(await store.commit(operations, now))
+
+
+async def people(store: Store, *names: str, device: str = "d") -> list[Author]:
+    opened = await do(store, *[OpenDevice(user=name, device=device, create_user=True) for name in names])
+    return [outcome.author for outcome in opened]
+
+
+async def group(store: Store, owner: Author, *members: str, history: Any = "since_join") -> str:
+    (made,) = await do(store, CreateGroup(author=owner, title="g", members=members, history=history))
+    assert isinstance(made, Appended)
+    return made.conv
+
+
+async def whole(store: Store, conv: str) -> list[tuple[int, str]]:
+    return [(event.seq, event.kind) for event in await store.log(conv, 0, 10_000)]
+
+
+def code(outcome: Outcome) -> str:
+    assert isinstance(outcome, Refused), outcome
+    return str(outcome.code)
+
+
+class StoreConformance:
+    """Every clause of ``chatd.store.port``."""
+
+    async def test_contiguous_over_batches(self, engine: Engine) -> None:
+        """I4: 1, 2, 3 over batches, senders and kinds; ``at`` never goes back, though the clock does."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            for batch in range(5):
+                sends = [message(author, batch * 3 + n + 1, conv) for n in range(3) for author in (a, b)]
+                outcomes = await do(store, *sends, Rename(author=a, conv=conv, title=str(batch)), now=NOW - batch)
+                assert all(isinstance(outcome, Appended) for outcome in outcomes)
+            log = await store.log(conv, 0, 1000)
+            assert [event.seq for event in log] == list(range(1, 37))
+            assert all(one.at <= other.at for one, other in zip(log, log[1:], strict=False))
+
+    async def test_repeats_gaps_and_reuse(self, engine: Engine) -> None:
+        """I3: a repeat gets the first ack, in one batch and later; other content and gaps are refused; nothing moves."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            first, repeat, reused, gap = await do(
+                store, message(a, 1, "@b", "m"), message(a, 1, "@b", "m"), message(a, 1, "@b", "n"), message(a, 3, "@b")
+            )
+            assert isinstance(first, Appended)
+            assert repeat == Repeated(1, first.conv, 1, first.events[0].at)
+            assert code(reused) == "cseq_reused"
+            assert (code(gap), gap.expected) == ("cseq_gap", 2)
+        async with engine() as store:
+            (later,) = await do(store, message(a, 1, "@b", "m"))
+            assert later == repeat
+            assert await whole(store, first.conv) == [(1, "message")]
+
+    async def test_a_refused_send_consumes_nothing(self, engine: Engine) -> None:
+        """A refusal leaves the cseq to the next send, and the others of its batch alone."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            refused, after, good = await do(store, message(a, 1, "@nobody"), message(a, 2, "@b"), message(a, 1, "@b"))
+            assert (code(refused), code(after)) == ("not_found", "cseq_gap")
+            assert isinstance(good, Appended)
+            assert good.events[0].seq == 1
+
+    async def test_two_stores_at_once(self, engine: Engine) -> None:
+        """Shared: two processes' views commit at once; the log has no hole, and a repeat on the other is a repeat."""
+        async with engine() as one, engine() as other:
+            a, b = await people(one, "a", "b")
+            conv = await group(one, a, "b")
+
+            async def write(store: Store, author: Author) -> None:
+                for cseq in range(1, 51):
+                    assert isinstance((await do(store, message(author, cseq, conv)))[0], Appended)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, one, a)
+                nursery.start_soon(write, other, b)
+            assert [seq for seq, _ in await whole(other, conv)] == list(range(1, 102))
+            (again,) = await do(other, message(a, 50, conv))
+            assert isinstance(again, Repeated)
+
+    async def test_one_conversation_between_two(self, engine: Engine) -> None:
+        """Both write first, in two processes: it is one 1:1 conversation. A note to oneself is one, too."""
+        async with engine() as one, engine() as other:
+            a, b = await people(one, "a", "b")
+            (mine,) = await do(one, message(a, 1, "@b"))
+            (theirs,) = await do(other, message(b, 1, "@a"))
+            assert (theirs.conv, theirs.events[0].seq, theirs.dm) == (mine.conv, 2, ("a", "b"))
+            (note,) = await do(one, message(a, 2, "@a"))
+            assert (note.dm, note.events[0].seq) == (("a",), 1)
+
+    async def test_members_only(self, engine: Engine) -> None:
+        """I8: what a stranger is told of a conversation that is there is what they are told of one that is not."""
+        async with engine() as store:
+            a, _, c = await people(store, "a", "b", "c")
+            conv = await group(store, a, "b")
+            for to in (conv, "absent"):
+                outcomes = await do(
+                    store, message(c, 1, to), AddMembers(author=c, conv=to, users=("c",)),
+                    RemoveMembers(author=c, conv=to, users=("a",)), RemoveMembers(author=c, conv=to, users=("c",)),
+                    SetRole(author=c, conv=to, user="c", role="owner"), Rename(author=c, conv=to, title="t"),
+                )  # fmt: skip
+                assert {(code(outcome), outcome.message) for outcome in outcomes} == {("not_found", outcomes[0].message)}
+                assert await store.page(c.user_no, to, after=0, before=None, limit=10, max_bytes=10**6) is None
+                assert await store.members(c.user_no, to) is None
+
+    @pytest.mark.parametrize(
+        ("role", "allowed"), [("owner", "add remove_member remove_admin rename role"), ("admin", "add remove_member rename"),
+                              ("member", "")],
+    )  # fmt: skip
+    async def test_roles(self, engine: Engine, role: str, allowed: str) -> None:
+        """The table of who may do what in a group."""
+        async with engine() as store:
+            owner, admin, member, *_ = await people(store, "owner", "admin", "member", "other", "admin2", "new")
+            conv = await group(store, owner, "admin", "member", "other", "admin2")
+            await do(store, *[SetRole(author=owner, conv=conv, user=name, role="admin") for name in ("admin", "admin2")])
+            me = {"owner": owner, "admin": admin, "member": member}[role]
+            tries: dict[str, Operation] = {
+                "add": AddMembers(author=me, conv=conv, users=("new",)),
+                "remove_member": RemoveMembers(author=me, conv=conv, users=("other",)),
+                "remove_admin": RemoveMembers(author=me, conv=conv, users=("admin2",)),
+                "rename": Rename(author=me, conv=conv, title="new"),
+                "role": SetRole(author=me, conv=conv, user="member", role="admin"),
+            }
+            for name, operation in tries.items():
+                (outcome,) = await do(store, operation)
+                if name in allowed.split():
+                    assert isinstance(outcome, Appended), name
+                else:
+                    assert code(outcome) == "forbidden", name
+
+    async def test_who_leaves_as_owner_is_followed(self, engine: Engine) -> None:
+        """The longest-standing admin, else member, becomes the owner, before the ``left`` event."""
+        async with engine() as store:
+            a, _, _ = await people(store, "a", "b", "c")
+            conv = await group(store, a, "b", "c")
+            await do(store, SetRole(author=a, conv=conv, user="c", role="admin"))
+            (gone,) = await do(store, RemoveMembers(author=a, conv=conv, users=("a",)))
+            assert [event.kind for event in gone.events] == ["role", "left"]
+            assert cbor2.loads(gone.events[0].payload) == {"user": "c", "role": "owner"}
+
+    async def test_what_a_former_member_reads(self, engine: Engine) -> None:
+        """I8: to the ``left`` event by catch-up, nothing by history; and again from the new ``joined`` on."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            await do(store, message(a, 1, conv), RemoveMembers(author=a, conv=conv, users=("b",)), message(a, 2, conv))
+
+            async def read(*, former: bool) -> Any:
+                page = await store.page(b.user_no, conv, after=0, before=None, limit=50, max_bytes=10**6, former=former)
+                return page and [event.seq for event in page.events]
+
+            assert await read(former=True) == [1, 2, 3]
+            assert await read(former=False) is None
+            standing = (await store.standings(b.user_no, b.device_no))[0]
+            assert (standing.member, standing.last) == (False, 3)
+            await do(store, AddMembers(author=a, conv=conv, users=("b",)), message(a, 3, conv))
+            assert await read(former=False) == [5, 6]
+
+    @pytest.mark.parametrize(("history", "seen"), [("since_join", [3]), ("all", [1, 2, 3])])
+    async def test_what_a_new_member_reads(self, engine: Engine, history: str, seen: list[int]) -> None:
+        """I8: from ``joined`` on, or everything; the device begins at ``joined`` in both."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, history=history)
+            await do(store, message(a, 1, conv), AddMembers(author=a, conv=conv, users=("b",)))
+            page = await store.page(b.user_no, conv, after=0, before=None, limit=50, max_bytes=10**6)
+            assert page is not None
+            assert [event.seq for event in page.events] == seen
+            assert (await store.standings(b.user_no, b.device_no))[0].cursor == 2
+
+    async def test_pages(self, engine: Engine) -> None:
+        """Both ways, by number and by bytes, at least one event, and ``more`` exactly where there is more."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            (made, *_) = await do(store, *[message(a, n, "@b", "y" * 100) for n in range(1, 11)])
+
+            async def read(**where: Any) -> tuple[list[int], bool]:
+                asked = {"after": None, "before": None, "limit": 4, "max_bytes": 10**6} | where
+                page = await store.page(a.user_no, made.conv, **asked)
+                assert page is not None
+                assert page.last == 10
+                return [event.seq for event in page.events], page.more
+
+            assert await read() == ([7, 8, 9, 10], True)
+            assert await read(before=5) == ([1, 2, 3, 4], False)
+            assert await read(after=2) == ([3, 4, 5, 6], True)
+            assert await read(after=8) == ([9, 10], False)
+            assert await read(after=10) == ([], False)
+            assert await read(after=0, max_bytes=1) == ([1], True)
+            assert await read(max_bytes=1) == ([10], True)
+
+    async def test_marks_never_move_back(self, engine: Engine) -> None:
+        """Cursors and read marks only grow, stay within the log, and are nobody else's."""
+        async with engine() as store:
+            a, b, c = await people(store, "a", "b", "c")
+            (made, *_) = await do(store, *[message(a, n, "@b") for n in range(1, 6)])
+
+            async def where() -> tuple[int, int]:
+                (item,), _ = await store.conversations(b.user_no, b.device_no, None, 10)
+                return (await store.standings(b.user_no, b.device_no))[0].cursor, item.read
+
+            for delivered, read, expected in [(3, 0, (3, 0)), (2, 0, (3, 0)), (0, 4, (4, 4)), (0, 1, (4, 4)), (99, 99, (5, 5))]:
+                assert isinstance((await do(store, Mark(author=b, conv=made.conv, delivered=delivered, read=read)))[0], Done)
+                assert await where() == expected
+            assert isinstance((await do(store, Mark(author=c, conv=made.conv, delivered=1, read=1)))[0], Done)
+
+    async def test_a_new_device_begins_at_the_read_mark(self, engine: Engine) -> None:
+        """I7: at the read mark, at most 1000 events back; a known device where it was."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            (made, *_) = await do(store, *[message(a, n, "@b") for n in range(1, 1101)])
+            await do(store, Mark(author=b, conv=made.conv, delivered=7, read=0))
+            (fresh,) = await people(store, "b", device="new")
+            assert (await store.standings(b.user_no, fresh.device_no))[0].cursor == 100
+            assert (await store.standings(b.user_no, b.device_no))[0].cursor == 7
+
+    async def test_changes_never_omit(self, engine: Engine) -> None:
+        """``changes``: every head and every membership since the token, of this process and of another."""
+        async with engine() as one, engine() as other:
+            a, _ = await people(one, "a", "b")
+            token = (await one.changes(None)).token
+            (made,) = await do(other, message(a, 1, "@b"))
+            conv = await group(other, a, "b")
+            found = await one.changes(token)
+            assert found.heads == {made.conv: 1, conv: 1}
+            assert {("b", made.conv), ("b", conv)} <= set(found.joined)
+            assert (await one.changes(found.token)).heads == {}
+
+    async def test_accounts_blocks_and_devices(self, engine: Engine) -> None:
+        """Names are taken once, unknown users open nothing, blocked users are refused, devices are bounded."""
+        async with engine() as store:
+            made, taken = await do(store, *[CreateAccount(user="a", password_hash="h")] * 2)
+            assert isinstance(made, Done)
+            assert code(taken) == "name_taken"
+            account = await store.account("a")
+            assert account is not None
+            assert account.password_hash == "h"
+            assert await store.account("nobody") is None
+            assert code((await do(store, OpenDevice(user="nobody", device="d")))[0]) == "unauthenticated"
+            a, b = await people(store, "a", "b")
+            await do(store, SetBlock(author=a, user="b", on=True))
+            assert await store.blocked(a.user_no) == ["b"]
+            assert code((await do(store, message(b, 1, "@a")))[0]) == "forbidden"
+            await do(store, SetBlock(author=a, user="b", on=False))
+            assert isinstance((await do(store, message(b, 1, "@a")))[0], Appended)
+            opened = await do(store, *[OpenDevice(user="b", device=f"x{n}") for n in range(100)])
+            assert sum(isinstance(outcome, DeviceOpened) for outcome in opened) == 99
+            assert code(opened[-1]) == "too_many_devices"
+
+    async def test_a_group_is_bounded(self, engine: Engine) -> None:
+        """1000 members are allowed, 1001 are not, and the number stands in the refusal."""
+        async with engine() as store:
+            (owner, *_) = await people(store, *[f"u{n}" for n in range(1001)])
+            conv = await group(store, owner, *[f"u{n}" for n in range(1, 1000)])
+            (refused,) = await do(store, AddMembers(author=owner, conv=conv, users=("u1000",)))
+            assert code(refused) == "too_many_members"
+            assert "1000" in refused.message
+
+    async def test_the_list_pages_latest_first(self, engine: Engine) -> None:
+        """Each conversation once, over pages; a cursor that nobody gave out is a ValueError."""
+        async with engine() as store:
+            (a,) = await people(store, "a")
+            convs = [await group(store, a) for _ in range(5)]
+            listed, cursor = await store.conversations(a.user_no, a.device_no, None, 3)
+            rest, end = await store.conversations(a.user_no, a.device_no, cursor, 3)
+            assert [item.conv for item in listed + rest] == convs[::-1]
+            assert end is None
+            with pytest.raises(ValueError, match="cursor"):
+                await store.conversations(a.user_no, a.device_no, "x", 3)
+
+    @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["send", "read", "rename"]), st.integers(1, 30)), max_size=25))
+    @settings(max_examples=25, deadline=None)
+    def test_unread_is_a_function(self, open_engine: Any, steps: list[tuple[str, str, int]]) -> None:
+        """I10: against a plain model: messages after the read mark, not one's own."""
+        trio.run(_compare_unread, open_engine(), steps)
+
+
+async def _compare_unread(engine: Engine, steps: list[tuple[str, str, int]]) -> None:
+    async with engine() as store:
+        authors = dict(zip("ab", await people(store, "a", "b"), strict=True))
+        conv = await group(store, authors["a"], "b")
+        log: list[tuple[str, str]] = [("a", "created")]
+        read: dict[str, int] = defaultdict(int)
+        cseq: dict[str, int] = defaultdict(int)
+        for number, (name, step, value) in enumerate(steps):
+            if step == "send":
+                cseq[name] += 1
+                await do(store, message(authors[name], cseq[name], conv))
+                log.append((name, "message"))
+            elif step == "rename":
+                await do(store, Rename(author=authors["a"], conv=conv, title=str(number)))
+                log.append(("a", "renamed"))
+            else:
+                await do(store, Mark(author=authors[name], conv=conv, delivered=0, read=value))
+                read[name] = max(read[name], min(value, len(log)))
+        for name, author in authors.items():
+            (item,), _ = await store.conversations(author.user_no, author.device_no, None, 10)
+            expected = [by for by, kind in log[read[name] :] if kind == "message" and by != name]
+            assert item.unread == len(expected)
