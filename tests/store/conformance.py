@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 from typing import Any
 
 import cbor2
@@ -84,7 +85,7 @@ class StoreConformance:
                 assert all(isinstance(outcome, Appended) for outcome in outcomes)
             log = await store.log(conv, 0, 1000)
             assert [event.seq for event in log] == list(range(1, 37))
-            assert all(one.at <= other.at for one, other in zip(log, log[1:], strict=False))
+            assert all(one.at <= other.at for one, other in pairwise(log))
 
     async def test_repeats_gaps_and_reuse(self, engine: Engine) -> None:
         """I3: a repeat gets the first ack, in one batch and later; other content and gaps are refused; nothing moves."""
@@ -318,7 +319,11 @@ class StoreConformance:
             with pytest.raises(ValueError, match="cursor"):
                 await store.conversations(a.user_no, a.device_no, "x", 3)
 
-    @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["send", "read", "rename"]), st.integers(1, 30)), max_size=25))
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("ab"), st.sampled_from(["send", "read", "rename"]), st.integers(1, 30)), max_size=25
+        )
+    )
     @settings(max_examples=25, deadline=None)
     def test_unread_is_a_function(self, open_engine: Any, steps: list[tuple[str, str, int]]) -> None:
         """I10: against a plain model: messages after the read mark, not one's own."""
