@@ -38,18 +38,17 @@ format: ## Sort imports and mend what ruff can mend
 
 # One resolution for every Python and platform that is supported; the second keeps to the versions of the first.
 # hatchling and editables are the build backend, which pip would otherwise fetch unhashed.
-UV_COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+UV_COMPILE = $(VENV)/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-annotate $(ARGS) pyproject.toml -
 BUILD = printf 'hatchling\neditables\n'
 
 lock: ## Make the lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
 	@.ci/environment $(VENV) requirements-dev.lock
-	@$(VENV)/bin/python -m venv $(VENV)-lock
-	@$(VENV)-lock/bin/pip install --quiet uv
+	@$(VENV)/bin/python -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/pip install --quiet uv
 	@$(BUILD) | $(UV_COMPILE) --output-file requirements.lock
 	@$(BUILD) | $(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-	@rm -rf $(VENV)-lock
-	@git diff --stat -- requirements.lock requirements-dev.lock
+	@rm -rf $(VENV)/lock
 
 clean: ## Remove the environment and all caches
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -98,14 +98,21 @@ class Hub:
         """
         sessions = self._users.setdefault(subscriber.user, [])
         first = not sessions
-        takeover = (subscriber.user, subscriber.device, subscriber.session_id)
-        self._replace_older(takeover)
+        self.take_over(subscriber.user, subscriber.device, subscriber.session_id)
         sessions.append(subscriber)
-        channel = user_channel(subscriber.user)
         if first:
-            await self.bus.subscribe([channel])
-        envelope = Envelope(self._node, [], [], takeover)
-        self.bus.publish([(channel, self._sealer.seal(envelope, channel))])
+            await self.bus.subscribe([user_channel(subscriber.user)])
+
+    def take_over(self, user: str, device: str, session_id: str) -> None:
+        """End the older sessions of a device, here at once, on other nodes when they hear of it.
+
+        Called before the device is opened, too: what the older session had sent is then in the store writer's mailbox
+        before the question for the last ``cseq``, and nothing of it comes after.
+        """
+        takeover = (user, device, session_id)
+        self._replace_older(takeover)
+        channel = user_channel(user)
+        self.bus.publish([(channel, self._sealer.seal(Envelope(self._node, [], [], takeover), channel))])
 
     def exit(self, subscriber: Subscriber) -> None:
         sessions = self._users.get(subscriber.user)

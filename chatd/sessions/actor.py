@@ -56,6 +56,7 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         log.info("session.refused", session=session.session_id, reason=type(fault).__name__, detail=str(fault)[:200])
         session.end(codes.BAD_TOKEN)
         return False
+    node.hub.take_over(identity.user, hello.device, session.session_id)
     opened = await node.writer.call(
         OpenDevice(user=identity.user, device=hello.device, create_user=identity.outside)
     )
