@@ -31,9 +31,13 @@ from chatd import __version__
 from chatd.accounts.passwords import Passwords, hasher_of
 from chatd.accounts.service import Accounts
 from chatd.accounts.setup import load_tokens
+from chatd.accounts.signing_key import BadKeyFile
+from chatd.accounts.tokens import BadIssuer
+from chatd.adapters.redis.address import BadAddress
 from chatd.adapters.redis.bus import RedisBus
 from chatd.adapters.sqlite.store import open_store
-from chatd.adapters.valkey import EmbeddedValkey
+from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable
+from chatd.adapters.valkey.program import UnsafeDirectory
 from chatd.config import Config, data_dir_of, split_address
 from chatd.delivery.envelope import Sealer
 from chatd.delivery.hub import Hub
@@ -45,7 +49,7 @@ from chatd.logs import configure_logging
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
 from chatd.sessions.node import Node
-from chatd.store.port import Store
+from chatd.store.port import Store, StoreError
 from chatd.store.writer import Writer
 from chatd.wire.poller import Poller
 
@@ -53,6 +57,12 @@ LAST_WORDS_SECONDS = 2.0
 """How long the drained sessions may take to read their goodbye after the last one was told."""
 
 log = structlog.get_logger()
+
+
+_START_FAULTS = (
+    BadAddress, BadIssuer, BadKeyFile, ProgramNotFound, StoreError, UnsafeDirectory, ValkeyUnavailable, OSError,
+)  # fmt: skip
+"""What the operator can mend: one line, not a traceback."""
 
 
 class StartFailed(Exception):
@@ -64,7 +74,16 @@ def run(config: Config, *, ops_asked: bool) -> None:
     user's own wish, so that a port already taken is an error and not a reason to take another."""
     configure_logging(config.log.level, config.log.format)
     _raise_file_limit()
-    trio.run(partial(serve, config, ops_asked=ops_asked))
+    try:
+        trio.run(partial(serve, config, ops_asked=ops_asked))
+    except* _START_FAULTS as faults:
+        raise StartFailed(str(_first(faults))) from faults
+
+
+def _first(fault: BaseException) -> BaseException:
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 async def serve(config: Config, *, ops_asked: bool) -> None:
@@ -77,7 +96,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         store = await stack.enter_async_context(
             open_store(
                 data / "chatd.db", max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
-                busy_seconds=config.store.busy_seconds,
+                busy_seconds=config.store.busy_seconds, new_device_events=config.delivery.replay_new_device_events,
             )
         )  # fmt: skip
         services = await stack.enter_async_context(trio.open_nursery())

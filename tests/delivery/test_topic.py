@@ -32,7 +32,7 @@ def test_releases_are_the_prefix_in_order_each_once(arrivals: list[int]) -> None
     while whole + 1 in arrivals:
         whole += 1
     assert len(released) <= whole
-    if whole <= HELD:
+    if len(set(arrivals)) <= HELD:  # beyond the bound an event is dropped, and repair reads it
         assert len(released) == whole
     assert topic.gapped == (max(arrivals, default=0) > len(released))
 

@@ -42,19 +42,20 @@ ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS = 16
 """80 bits: never guessed, and never met twice."""
 
-NEW_DEVICE_EVENTS = 1000
-"""How far back a device seen for the first time begins; older events by ``history``."""
-
 
 class Commit:
     """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits."""
 
-    def __init__(self, connection: apsw.Connection, book: Book, now: int, *, max_members: int, max_devices: int) -> None:
+    def __init__(
+        self, connection: apsw.Connection, book: Book, now: int, *, max_members: int, max_devices: int,
+        new_device_events: int,
+    ) -> None:
         self._connection = connection
         self._book = book
         self._now = now
         self._max_members = max_members
         self._max_devices = max_devices
+        self._new_device_events = new_device_events
         self._rows: list[tuple[object, ...]] = []
         self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
@@ -338,7 +339,7 @@ class Commit:
         self._connection.executemany(
             "INSERT INTO cursors (device, conv, seq) VALUES (?, ?, ?)",
             [
-                (device, conv, max(read, max(last, heads.get(conv, 0)) - NEW_DEVICE_EVENTS, first - 1))
+                (device, conv, max(read, max(last, heads.get(conv, 0)) - self._new_device_events, first - 1))
                 for conv, read, first, last in cast("list[tuple[int, int, int, int]]", rows)
             ],
         )

@@ -37,10 +37,11 @@ log = structlog.get_logger()
 class SqliteStore:
     """Implements ``chatd.store.port.Store``; made by ``open_store``."""
 
-    def __init__(self, path: Path, *, max_members: int, max_devices: int, busy_ms: int) -> None:
+    def __init__(self, path: Path, *, max_members: int, max_devices: int, busy_ms: int, new_device_events: int) -> None:
         self._path = path
         self._max_members = max_members
         self._max_devices = max_devices
+        self._new_device_events = new_device_events
         self._busy_ms = busy_ms
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(READERS)
@@ -62,8 +63,9 @@ class SqliteStore:
             with translated():
                 self._book.begin()
                 commit = Commit(
-                    self._connection, self._book, now, max_members=self._max_members, max_devices=self._max_devices
-                )
+                    self._connection, self._book, now, max_members=self._max_members, max_devices=self._max_devices,
+                    new_device_events=self._new_device_events,
+                )  # fmt: skip
                 outcomes = [commit.apply(operation) for operation in operations]
                 commit.flush()
             await trio.to_thread.run_sync(self._execute, "COMMIT", limiter=self._writing)
@@ -174,12 +176,15 @@ class SqliteStore:
 
 @asynccontextmanager
 async def open_store(
-    path: Path, *, max_members: int = 1000, max_devices: int = 100, busy_seconds: float = 5.0
+    path: Path, *, max_members: int = 1000, max_devices: int = 100, busy_seconds: float = 5.0,
+    new_device_events: int = 1000,
 ) -> AsyncIterator[SqliteStore]:
     """Open (and migrate) the file; close it at the end. Raises NewerSchema, Unavailable."""
     busy_ms = int(busy_seconds * 1000)
     await trio.to_thread.run_sync(partial(migrate, path, busy_ms=busy_ms))
-    store = SqliteStore(path, max_members=max_members, max_devices=max_devices, busy_ms=busy_ms)
+    store = SqliteStore(
+        path, max_members=max_members, max_devices=max_devices, busy_ms=busy_ms, new_device_events=new_device_events
+    )
     try:
         yield store
     finally:
