@@ -1,1 +1,1 @@
-"""Closed-loop load for a chatd server, in processes of its own. ``python -m chatd_bench --help``; see bench/README.md."""
+"""Closed-loop load for a chatd server, in processes of its own: ``python -m chatd_bench --help``, bench/README.md."""

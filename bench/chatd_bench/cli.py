@@ -1,6 +1,6 @@
 """The command line: which scenario, how big, against whom; and where the results go.
 
-Exit status 1 when a check failed or the server could not be loaded, 2 for a wrong command line. Being slow is no failure.
+Exit status 1 when a check failed or the server could not be loaded, 2 for a wrong command line. Being slow is none.
 """
 
 from __future__ import annotations

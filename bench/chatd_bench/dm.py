@@ -67,7 +67,8 @@ class Peer(Connection):
                     digits = data[at + stamp : at + size]
                     same = data.startswith(wire.AT, at + clock) and data.startswith(rest_of_event, at + rest)
                     if same and digits.isdigit():
-                        self._take_event(following, int(digits[: wire.CSEQ_DIGITS]), int(digits[wire.CSEQ_DIGITS :]), now)
+                        cseq, sent = int(digits[: wire.CSEQ_DIGITS]), int(digits[wire.CSEQ_DIGITS :])
+                        self._take_event(following, cseq, sent, now)
                         at += size
                         continue
                 else:
@@ -109,7 +110,7 @@ class Peer(Connection):
     def _take_event(self, seq: int, cseq: int, sent: int, now: int) -> None:
         if seq != self.seq + 1 or cseq != self.received + 1:
             raise RunFailed(
-                f"{self.name}: got seq {seq} with cseq {cseq} of {self.other} after seq {self.seq}, cseq {self.received}"
+                f"{self.name}: got seq {seq} with cseq {cseq} of {self.other} after {self.seq}, {self.received}"
             )
         self.seq, self.received = seq, cseq
         self.received_sum += seq * cseq

@@ -24,7 +24,7 @@ COMMAND_SECONDS = 0.02
 
 
 def run_generator(plan: Plan, pipe: Pipe) -> None:
-    """The body of the process. Answers each command with ``("done", result)`` or, once and for all, ``("failed", why)``."""
+    """The body of the process. Answers a command with ``("done", result)``, or once with ``("failed", why)``."""
     raise_file_limit()
     try:
         load = LOADS[plan.scenario](plan)

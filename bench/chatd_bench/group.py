@@ -1,6 +1,6 @@
 """``group``: one group with all its members connected, some of whom send with a window in flight.
 
-The first copy of an event that arrives is decoded and checked: the next ``seq``, the sender's next ``cseq``, the body as
+The first copy of an event to arrive is decoded and checked: the next ``seq``, the sender's next ``cseq``, the body as
 sent. Every other member must get the very same bytes, at the same place of its own stream. At the end all members stand
 at the same ``seq``: the group's first event and every acknowledged message.
 """

@@ -1,6 +1,6 @@
 """Latencies in a fixed amount of memory: linear buckets, so that several generators' records are added up exactly.
 
-Pure. A bucket is 10 us wide and the last one holds everything from ten seconds on; a percentile is the upper edge of its
+Pure. A bucket is 10 us wide, the last one holds everything from ten seconds on; a percentile is the upper edge of its
 bucket, so it is never better than what was seen.
 """
 
@@ -16,7 +16,7 @@ Pairs = list[tuple[int, int]]
 
 
 class Histogram:
-    """Counts of latencies. The hot paths of the scenarios write ``counts`` themselves: a call would double their cost."""
+    """Counts of latencies. The hot paths of the scenarios write ``counts`` themselves: a call doubles their cost."""
 
     __slots__ = ("counts",)
 

@@ -50,11 +50,13 @@ def _idle_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _cpu_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     cpu = result["cpu"]
-    text = (
-        f"server {cpu['server_s']:.2f} s, Valkey {cpu['bus_s']:.2f} s, generators {cpu['generators_s']:.2f} s, "
-        f"others {cpu['others_s']:.2f} s, stolen {cpu['stolen_s']:.2f} s"
-    )
-    rows = [("CPU", text)]
+    names = {"server": "server_s", "Valkey": "bus_s", "generators": "generators_s", "others": "others_s",
+             "stolen": "stolen_s"}  # fmt: skip
+    shown = [f"{name} {cpu[key]:.2f} s" for name, key in names.items() if cpu[key] is not None]
+    unknown = [] if cpu["server_s"] is not None else ["server not known (--pid)"]
+    rows = [("CPU", ", ".join(shown + unknown))]
+    if "generator_load" in cpu:
+        rows.append(("generator", f"{cpu['generator_load']:.0%} of a core, in the busiest process"))
     if "delivered_per_cpu_s" in result:
         rows.append(("per CPU-s", f"{result['delivered_per_cpu_s']:>10,.0f} deliveries per second of server + Valkey"))
     return rows

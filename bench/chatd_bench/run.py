@@ -54,7 +54,7 @@ def run_idle(target: Target, steps: list[int], generators: int, hold: float) -> 
             running.call("grow", total)
             time.sleep(hold)
             seen.append((total, read_memory(target.pid)))
-        cpu = _spent(before, read_cpu(target.pid, running.pids))
+        cpu = _spent(target, before, read_cpu(target.pid, running.pids))
         checks = _sum(running.call("check"))
     return {"steps": _slopes(seen), "cpu": cpu, "warnings": [], "checks": checks}
 
@@ -78,13 +78,14 @@ def _timed(running: Generators, target: Target, warmup: float, seconds: float) -
     _sleep_until(start + warmup + seconds)
     after = read_cpu(target.pid, running.pids)
     parts = running.answers()
-    cpu = _spent(before, after)
-    cpu["generator_load"] = max(part["cpu_s"] / part["seconds"] for part in parts)
+    cpu = _spent(target, before, after)
+    generator_load = max(part["cpu_s"] / part["seconds"] for part in parts)
+    cpu["generator_load"] = generator_load
     result = _added(parts)
     result["cpu"] = cpu
-    result["warnings"] = _warnings(cpu, result["seconds"])
-    served = cpu["server_s"] + cpu["bus_s"]
-    if target.pid is not None and served:
+    result["warnings"] = _warnings(cpu, generator_load, result["seconds"])
+    served = (cpu["server_s"] or 0.0) + (cpu["bus_s"] or 0.0)
+    if served:
         result["delivered_per_cpu_s"] = result["delivered"] / served
     return result
 
@@ -111,23 +112,26 @@ def _percentiles(recorded: list[list[tuple[int, int]]]) -> dict[str, float | Non
     return {f"p{percent:g}": histogram.percentile_ms(percent) for percent in (50, 90, 99, 99.9, 100)}
 
 
-def _spent(before: Cpu, after: Cpu) -> dict[str, float]:
+def _spent(target: Target, before: Cpu, after: Cpu) -> dict[str, float | None]:
+    """CPU seconds of each; None of a server whose process is not known, and then nobody can say who the others are."""
     used = Cpu(*(round(end - begin, 3) for begin, end in zip(before, after, strict=True)))
+    known = target.pid is not None
+    others = max(0.0, round(used.machine - used.server - used.bus - used.generators, 3))
     return {
-        "server_s": used.server, "bus_s": used.bus, "generators_s": used.generators, "stolen_s": used.stolen,
-        "others_s": max(0.0, round(used.machine - used.server - used.bus - used.generators, 3)),
+        "server_s": used.server if known else None, "bus_s": used.bus if known else None,
+        "generators_s": used.generators, "others_s": others if known else None, "stolen_s": used.stolen,
     }  # fmt: skip
 
 
-def _warnings(cpu: dict[str, float], seconds: float) -> list[str]:
+def _warnings(cpu: dict[str, float | None], generator_load: float, seconds: float) -> list[str]:
     warnings = []
-    if cpu["generator_load"] > GENERATOR_LIMIT:
+    if generator_load > GENERATOR_LIMIT:
         warnings.append(
-            f"the generator was the limit: it used {cpu['generator_load']:.0%} of a core (try --generators 2); the "
-            "server may do more than this"
+            f"the generator was the limit: it used {generator_load:.0%} of a core (try --generators 2); the server may "
+            "do more than this"
         )
-    foreign = (cpu["others_s"] + cpu["stolen_s"]) / seconds
-    if cpu["server_s"] and foreign > FOREIGN_LIMIT:
+    foreign = ((cpu["others_s"] or 0.0) + (cpu["stolen_s"] or 0.0)) / seconds
+    if foreign > FOREIGN_LIMIT:
         warnings.append(f"others used {foreign:.0%} of a core meanwhile, or the hypervisor took it: run it again")
     return warnings
 

@@ -39,7 +39,7 @@ UNLIMITED = {
     "CHATD_SERVER_DRAIN_SECONDS": "0",
     "CHATD_LOG_LEVEL": "warning",
 }
-"""What is not measured: rate limits, and a line of log for each connection. A CHATD_ variable of the caller's own wins."""
+"""What is not measured: rate limits, and a line of log for each connection. The caller's own CHATD_ variables win."""
 
 
 @dataclass(frozen=True)

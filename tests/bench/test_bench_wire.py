@@ -17,7 +17,7 @@ KEY = bytes((0x11, 0xF0, 0x5A, 0xC3))
 @pytest.mark.parametrize("cseq", [1, 23, 24, 255, 256, 65535, 65536, 2**32 - 1])
 @pytest.mark.parametrize("size", [32, 90, 120, 5000])
 def test_a_patched_frame_is_the_send_it_stands_for(cseq: int, size: int) -> None:
-    """For each width of a cseq and each form of a frame's length, the server's own parser and codec read the message."""
+    """For each width of a cseq and each form of a frame's length, the server's parser and codec read the message."""
     template = wire.SendTemplate("conversation", size, KEY)
     [frame] = FrameParser(65536).feed(template.frame(cseq, 1234567890123456))
     assert frame.opcode == BINARY
@@ -29,7 +29,7 @@ def test_a_patched_frame_is_the_send_it_stands_for(cseq: int, size: int) -> None
 
 @pytest.mark.parametrize("seq", [1, 24, 256, 65536])
 def test_the_shapes_are_those_of_chatds_codec(seq: int) -> None:
-    """The fast comparison matches what chatd writes; if the codec changes, this tells before the generator gets slow."""
+    """The fast comparison matches what chatd writes; if that changes, this tells before the generator gets slow."""
     template = cbor2.loads(wire.text("x" * 14 + f"{7:010d}{99:016d}"))
     payload = encode_payload({"type": "text", "body": template})
     event = encode_event(Encoding.CBOR, "conv", seq, 1795000000000, "bob", "message", payload)
