@@ -39,7 +39,7 @@ from chatd.adapters.sqlite.store import open_store
 from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable
 from chatd.adapters.valkey.program import UnsafeDirectory
 from chatd.config import Config, data_dir_of, split_address
-from chatd.delivery.envelope import Sealer
+from chatd.delivery.envelope import NODE_BYTES, Sealer
 from chatd.delivery.hub import Hub
 from chatd.delivery.repair import Repair
 from chatd.listener.http import serve_http
@@ -108,7 +108,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             url = valkey.url
         poller = Poller()
         stack.callback(poller.close)
-        hub = Hub(secrets.token_bytes(8), Sealer(tokens.bus_key), metrics, held_bound=config.delivery.held_events)
+        hub = Hub(Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics, held_bound=config.delivery.held_events)
         limits = config.limits
         writer = Writer(
             store, hub.committed, metrics, poller.cork, max_items=limits.writer_items, max_bytes=limits.writer_bytes,
@@ -160,6 +160,16 @@ def _watch(metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus
     metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects)
 
 
+def _collect_seldom() -> None:
+    """What lives as long as the server is not looked at again, and the rest seldom: messages are no cyclic garbage.
+
+    With the interpreter's 700 new objects between collections, six runs in turn: 17 % fewer 1:1 messages a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 async def _serve_sockets(
     config: Config, ops_asked: bool, node: Node, readiness: Readiness, writer_ended: trio.Event, listener: Listener,
     ops: OpsPages,
@@ -171,8 +181,7 @@ async def _serve_sockets(
             acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
             serve_ops = partial(_serve_ops, ops)
             acceptors.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
-            gc.collect()
-            gc.freeze()  # what lives as long as the server need not be looked at by every collection again
+            _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for _ in signals:

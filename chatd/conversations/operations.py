@@ -9,10 +9,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+# ``gc=False``: none of these can be part of a cycle, and the collector need not look at the thousands under way.
+
 Role = Literal["owner", "admin", "member"]
 
 
-class Author(Struct, frozen=True):
+class Author(Struct, frozen=True, gc=False):
     """Who asks: numbers are the store's own keys, the name is what others see as ``from``."""
 
     user_no: int
@@ -20,7 +22,7 @@ class Author(Struct, frozen=True):
     device_no: int
 
 
-class Send(Struct, frozen=True, kw_only=True):
+class Send(Struct, frozen=True, gc=False, kw_only=True):
     """Append a ``message`` event. ``payload`` is the CBOR map of the event's own keys (type, body, ...).
 
     ``digest`` (16 bytes) identifies the content: the same ``cseq`` with another digest is ``cseq_reused``.
@@ -34,20 +36,20 @@ class Send(Struct, frozen=True, kw_only=True):
     digest: bytes
 
 
-class CreateGroup(Struct, frozen=True, kw_only=True):
+class CreateGroup(Struct, frozen=True, gc=False, kw_only=True):
     author: Author
     title: str
     members: tuple[str, ...]
     history: Literal["since_join", "all"]
 
 
-class AddMembers(Struct, frozen=True, kw_only=True):
+class AddMembers(Struct, frozen=True, gc=False, kw_only=True):
     author: Author
     conv: str
     users: tuple[str, ...]
 
 
-class RemoveMembers(Struct, frozen=True, kw_only=True):
+class RemoveMembers(Struct, frozen=True, gc=False, kw_only=True):
     """Also ``leave``: then ``users`` is the author alone."""
 
     author: Author
@@ -55,20 +57,20 @@ class RemoveMembers(Struct, frozen=True, kw_only=True):
     users: tuple[str, ...]
 
 
-class SetRole(Struct, frozen=True, kw_only=True):
+class SetRole(Struct, frozen=True, gc=False, kw_only=True):
     author: Author
     conv: str
     user: str
     role: Role
 
 
-class Rename(Struct, frozen=True, kw_only=True):
+class Rename(Struct, frozen=True, gc=False, kw_only=True):
     author: Author
     conv: str
     title: str
 
 
-class SetBlock(Struct, frozen=True, kw_only=True):
+class SetBlock(Struct, frozen=True, gc=False, kw_only=True):
     """Block or unblock a user: a blocked user's 1:1 sends to the author are refused as ``forbidden``."""
 
     author: Author
@@ -76,7 +78,7 @@ class SetBlock(Struct, frozen=True, kw_only=True):
     on: bool
 
 
-class Mark(Struct, frozen=True, kw_only=True):
+class Mark(Struct, frozen=True, gc=False, kw_only=True):
     """Move up-to marks forward: the device's cursor to ``delivered``, the user's read mark to ``read`` (0: not)."""
 
     author: Author
@@ -85,7 +87,7 @@ class Mark(Struct, frozen=True, kw_only=True):
     read: int
 
 
-class OpenDevice(Struct, frozen=True, kw_only=True):
+class OpenDevice(Struct, frozen=True, gc=False, kw_only=True):
     """Look a user's device up by name; make it, with cursors at the read marks, when it is new."""
 
     user: str
@@ -94,7 +96,7 @@ class OpenDevice(Struct, frozen=True, kw_only=True):
     """True for a token of an outside issuer: its user is created on first use."""
 
 
-class CreateAccount(Struct, frozen=True, kw_only=True):
+class CreateAccount(Struct, frozen=True, gc=False, kw_only=True):
     user: str
     password_hash: str
 
@@ -104,7 +106,7 @@ Operation = (
 )
 
 
-class Event(Struct, frozen=True, array_like=True):
+class Event(Struct, frozen=True, gc=False, array_like=True):
     """One entry of a log, as stored and as it travels between nodes.
 
     ``payload`` is the CBOR map of the keys that belong to ``kind``. ``device_no`` and ``cseq`` name the send it
@@ -121,7 +123,7 @@ class Event(Struct, frozen=True, array_like=True):
     cseq: int
 
 
-class Appended(Struct, frozen=True):
+class Appended(Struct, frozen=True, gc=False):
     """Committed and fsynced: these events, one after another in ``conv``.
 
     ``dm``: the two users of a 1:1 conversation, () for a group. ``joined``: users whose membership began here, who
@@ -135,7 +137,7 @@ class Appended(Struct, frozen=True):
     left: tuple[str, ...] = ()
 
 
-class Repeated(Struct, frozen=True):
+class Repeated(Struct, frozen=True, gc=False):
     """This ``cseq`` was stored before: the first ack again."""
 
     cseq: int
@@ -144,7 +146,7 @@ class Repeated(Struct, frozen=True):
     at: int
 
 
-class Refused(Struct, frozen=True):
+class Refused(Struct, frozen=True, gc=False):
     """Nothing was changed. ``code`` is a ``chatd_protocol.codes.ErrorCode``; ``expected`` only for ``cseq_gap``."""
 
     code: str
@@ -152,13 +154,13 @@ class Refused(Struct, frozen=True):
     expected: int = 0
 
 
-class Done(Struct, frozen=True):
+class Done(Struct, frozen=True, gc=False):
     """Carried out, and no event to tell of: a mark, a block, an account, an ``add`` of members already there."""
 
     conv: str = ""
 
 
-class DeviceOpened(Struct, frozen=True):
+class DeviceOpened(Struct, frozen=True, gc=False):
     """``cseq``: the last one stored for this device."""
 
     author: Author

@@ -12,8 +12,7 @@ from typing import Protocol
 
 import cbor2
 import structlog
-from chatd_protocol import messages
-from chatd_protocol.codec import Encoding, encode, encode_event
+from chatd_protocol.codec import Encoding, encode_ack, encode_event
 
 from chatd.bus.port import Bus
 from chatd.conversations.operations import Appended, Event
@@ -59,7 +58,7 @@ def event_frame(encoding: Encoding, event: Event) -> bytes:
 
 
 def ack_frame(encoding: Encoding, event: Event) -> bytes:
-    return frame_of(encoding, encode(encoding, messages.Ack(cseq=event.cseq, conv=event.conv, seq=event.seq, at=event.at)))
+    return frame_of(encoding, encode_ack(encoding, event.cseq, event.conv, event.seq, event.at))
 
 
 def is_own(event: Event, subscriber: Subscriber) -> bool:
@@ -68,8 +67,7 @@ def is_own(event: Event, subscriber: Subscriber) -> bool:
 
 
 class Hub:
-    def __init__(self, node: bytes, sealer: Sealer, metrics: Metrics, *, held_bound: int) -> None:
-        self._node = node
+    def __init__(self, sealer: Sealer, metrics: Metrics, *, held_bound: int) -> None:
         self._sealer = sealer
         self._metrics = metrics
         self._held_bound = held_bound
@@ -112,7 +110,7 @@ class Hub:
         takeover = (user, device, session_id)
         self._replace_older(takeover)
         channel = user_channel(user)
-        self.bus.publish([(channel, self._sealer.seal(Envelope(self._node, [], [], takeover), channel))])
+        self.bus.publish([(channel, self._sealer.seal(Envelope([], [], takeover), channel))])
 
     def exit(self, subscriber: Subscriber) -> None:
         sessions = self._users.get(subscriber.user)
@@ -166,39 +164,28 @@ class Hub:
         """This node's commit: deliver here, and publish to the others in one batch. Call it corked."""
         outgoing: dict[bytes, tuple[list[Event], list[str]]] = {}
         for outcome in appended:
-            self._spread(outcome.events, self._invited(outcome))
-            self._address(outcome, outgoing)
-        seal, node = self._sealer.seal, self._node
+            invited = outcome.dm if outcome.dm and outcome.events[0].seq == 1 else outcome.joined
+            self._spread(outcome.events, invited)
+            for channel in _channels(outcome):
+                bundle = outgoing.get(channel)
+                if bundle is None:
+                    bundle = outgoing[channel] = ([], [])
+                bundle[0].extend(outcome.events)
+                bundle[1].extend(invited)
+        seal = self._sealer.seal
         self.bus.publish(
-            [
-                (channel, seal(Envelope(node, events, invited), channel))
-                for channel, (events, invited) in outgoing.items()
-            ]
+            [(channel, seal(Envelope(events, invited), channel)) for channel, (events, invited) in outgoing.items()]
         )
-
-    @staticmethod
-    def _invited(outcome: Appended) -> tuple[str, ...]:
-        return outcome.dm if outcome.dm and outcome.events[0].seq == 1 else outcome.joined
-
-    def _address(self, outcome: Appended, outgoing: dict[bytes, tuple[list[Event], list[str]]]) -> None:
-        invited = self._invited(outcome)
-        channels = {user_channel(user) for user in (outcome.dm or invited)}
-        if not outcome.dm:
-            channels.add(group_channel(outcome.conv))
-        for channel in channels:
-            events, guests = outgoing.setdefault(channel, ([], []))
-            events.extend(outcome.events)
-            guests.extend(invited)
 
     def bus_message(self, channel: bytes, payload: bytes) -> None:
         """Another node's commit, or one's own come back, or a forgery. Never raises."""
+        if self._sealer.is_own(payload):
+            return
         try:
             envelope = self._sealer.open(channel, payload)
         except Forged as fault:
             self._metrics.bus_forged += 1
             log.warning("bus.refused", reason=str(fault))
-            return
-        if envelope.node == self._node:
             return
         self._spread(envelope.events, envelope.invited)
         if envelope.takeover is not None:
@@ -254,6 +241,13 @@ class Hub:
             if subscriber.user == user:
                 subscriber.detached(topic.conv, event.seq)
                 self.unfollow(subscriber, topic.conv)
+
+
+def _channels(outcome: Appended) -> Iterable[bytes]:
+    """Where those listen whom a commit concerns. A dm with oneself has one channel."""
+    if outcome.dm:
+        return map(user_channel, outcome.dm)
+    return (group_channel(outcome.conv), *map(user_channel, outcome.joined))
 
 
 def _nobody_repairs() -> None:

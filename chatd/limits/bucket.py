@@ -32,7 +32,7 @@ class TokenBucket:
         neither gives nor takes tokens.
         """
         self._refill(now)
-        wanted = min(n, self.burst)
+        wanted = min(self.burst, n)
         if self._tokens >= wanted:
             self._tokens -= wanted
             return 0.0
@@ -49,7 +49,7 @@ class TokenBucket:
         return (self.burst - self._tokens) / self.rate_per_s
 
     def _refill(self, now: float) -> None:
-        if self._at is not None and now > self._at:
+        if self._at is not None and now > self._at and self._tokens < self.burst:
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate_per_s)
         self._at = now
 

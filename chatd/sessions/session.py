@@ -22,7 +22,7 @@ from chatd_protocol.codec import (
     content_digest,
     decode_client,
     encode,
-    encode_payload,
+    message_payload,
 )
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace
@@ -50,7 +50,7 @@ class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
-        "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_parser", "_partial_since", "_wake",
+        "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since", "_wake",
         "address", "author", "device", "device_no", "encoding", "expires_at", "first_cseq", "former", "jobs",
         "last_heard", "link", "marks", "session_id", "topics", "user",
     )  # fmt: skip
@@ -60,6 +60,7 @@ class Session:
         limits = node.limits
         self._node = node
         self.encoding = encoding
+        self._opcode = frames.BINARY if encoding.binary else frames.TEXT
         self.address = address
         self.session_id = session_id
         self.link: Link
@@ -87,7 +88,11 @@ class Session:
     def data_received(self, data: bytes) -> None:
         self.last_heard = trio.current_time()
         try:
-            for opcode, payload in self._parser.feed(data):
+            received = self._parser.feed(data)
+            if wait := self._flood.take(self.last_heard, len(received)):
+                self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
+                return
+            for opcode, payload in received:
                 self._frame_received(opcode, payload)
                 if self._ended is not None:
                     return
@@ -111,9 +116,7 @@ class Session:
     # --- frames and messages --------------------------------------------------------------------
 
     def _frame_received(self, opcode: int, payload: bytes) -> None:
-        if wait := self._flood.take(self.last_heard):
-            self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
-        elif opcode == (frames.BINARY if self.encoding.binary else frames.TEXT):
+        if opcode == self._opcode:
             self._message_received(payload)
         elif opcode == frames.PING:
             self.link.write(frames.encode_frame(frames.PONG, payload))
@@ -153,12 +156,7 @@ class Session:
             self._refuse_message(message, ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
             return
         assert self.author is not None, "the state machine lets no send through before the hello"
-        fields: dict[str, object] = {"type": message.type, "body": message.body}
-        if message.reply_to is not msgspec.UNSET:
-            fields["reply_to"] = message.reply_to
-        if message.mentions is not msgspec.UNSET and message.mentions:
-            fields["mentions"] = message.mentions
-        payload = encode_payload(fields)
+        payload = message_payload(message)
         digest = content_digest(message.to, payload)
         operation = Send(author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest)
         if not self._node.writer.submit(operation, self._send_settled):

@@ -8,9 +8,12 @@ this 0.9 us. The handshake stays with trio-websocket. What is strict here is tes
 from __future__ import annotations
 
 import codecs
-from typing import NamedTuple
+from struct import Struct
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+_WHOLE_BINARY = 0x82
+"""FIN, no reserved bits, BINARY: nearly every frame, so that the parser's other rules need not be gone through."""
 
 MAX_CONTROL_PAYLOAD = 125  # section 5.5
 MAX_FRAGMENTS = 64
@@ -30,21 +33,21 @@ class FrameError(Exception):
         self.reason = reason
 
 
-class Frame(NamedTuple):
-    """A whole message (TEXT, BINARY) or a control frame; TEXT payloads are valid UTF-8."""
+Frame = tuple[int, bytes]
+"""Opcode and payload of a whole message (TEXT, BINARY) or a control frame; TEXT payloads are valid UTF-8."""
 
-    opcode: int
-    payload: bytes
+
+_head_7, _head_16, _head_64 = Struct("!BB").pack, Struct("!BBH").pack, Struct("!BBQ").pack
 
 
 def encode_frame(opcode: int, payload: bytes) -> bytes:
     """One final, unmasked frame: the same bytes serve every recipient, since no extension is ever negotiated."""
     size = len(payload)
     if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
+        return _head_7(0x80 | opcode, size) + payload
     if size < 65536:
-        return bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return _head_16(0x80 | opcode, 126, size) + payload
+    return _head_64(0x80 | opcode, 127, size) + payload
 
 
 def encode_close(code: int, reason: str) -> bytes:
@@ -92,7 +95,9 @@ class FrameParser:
         at, end = 0, len(data)
         while end - at >= 2:
             first, second = data[at], data[at + 1]
-            self._check_head(first, second)
+            plain = first == _WHOLE_BINARY and second & 0x80 and self._fragments is None
+            if not plain:
+                self._check_head(first, second)
             size, head = second & 0x7F, 2
             if size >= 126:
                 width = 2 if size == 126 else 8
@@ -107,8 +112,9 @@ class FrameParser:
                 break
             payload = unmask(data[start : start + size], data[start - 4 : start])
             at = start + size
-            frame = self._accept(first, payload)
-            if frame is not None:
+            if plain:
+                frames.append((BINARY, payload))
+            elif (frame := self._accept(first, payload)) is not None:
                 frames.append(frame)
         self._buffer = data[at:] if at else data
         return frames
@@ -144,7 +150,7 @@ class FrameParser:
     def _accept(self, first: int, payload: bytes) -> Frame | None:
         opcode = first & 0x0F
         if opcode >= CLOSE:
-            return Frame(opcode, payload)
+            return opcode, payload
         if self._fragments is None:
             if first & 0x80:
                 return _message(opcode, payload)
@@ -178,7 +184,7 @@ def _message(opcode: int, payload: bytes) -> Frame:
             payload.decode()
         except UnicodeDecodeError:
             raise FrameError(INVALID_PAYLOAD, "text is not UTF-8") from None  # 8.1
-    return Frame(opcode, payload)
+    return opcode, payload
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:

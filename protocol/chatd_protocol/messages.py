@@ -43,8 +43,8 @@ Role = Literal["owner", "admin", "member"]
 HistoryPolicy = Literal["since_join", "all"]
 
 
-class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
-    """What both directions share: the wire name of a message is its key ``t``."""
+class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True, gc=False):
+    """What both directions share: the wire name of a message is its key ``t``. No cycles, so nothing to collect."""
 
 
 def _check_body(body: object) -> None:

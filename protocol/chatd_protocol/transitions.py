@@ -18,6 +18,8 @@ CLOSE = "close"
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # members are single, and Enum's own hash is a Python function
+
     CONNECTED = "connected"  # nothing was said
     GREETING = "greeting"  # hello, and no welcome yet
     REPLAYING = "replaying"  # welcomed: what was missed comes, and the client may send

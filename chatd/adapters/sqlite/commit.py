@@ -141,8 +141,8 @@ class Commit:
             conversation = self._book.conversation(send.to)
             if conversation is None:
                 return rules.NOT_FOUND
-            blocked = conversation.kind == "dm" and any(
-                self._book.blocks(user, author.user_no) for user in conversation.members if user != author.user_no
+            blocked = conversation.kind == "dm" and self._book.blocks(
+                conversation.other(author.user_no), author.user_no
             )
             return rules.may_send(conversation.role(author.user_no), blocked=blocked) or conversation
         other = self._book.user(send.to[1:])
