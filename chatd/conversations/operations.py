@@ -15,11 +15,16 @@ Role = Literal["owner", "admin", "member"]
 
 
 class Author(Struct, frozen=True, gc=False):
-    """Who asks: numbers are the store's own keys, the name is what others see as ``from``."""
+    """Who asks: numbers are the store's own keys, the name is what others see as ``from``.
+
+    ``epoch``: how often the device was opened when this session began. A send of an earlier epoch is refused, so that
+    what a session has in flight when a newer one takes over, on whatever node, is not stored behind its back (I5).
+    """
 
     user_no: int
     user: str
     device_no: int
+    epoch: int
 
 
 class Send(Struct, frozen=True, gc=False, kw_only=True):
@@ -88,7 +93,8 @@ class Mark(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class OpenDevice(Struct, frozen=True, gc=False, kw_only=True):
-    """Look a user's device up by name; make it, with cursors at the read marks, when it is new."""
+    """Begin a session: look a user's device up by name, make it, with cursors at the read marks, when it is new, and
+    fence off the sessions before."""
 
     user: str
     device: str

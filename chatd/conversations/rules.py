@@ -12,6 +12,7 @@ from chatd_protocol.codes import ErrorCode
 from chatd.conversations.operations import Refused, Role
 
 NOT_FOUND = Refused(ErrorCode.NOT_FOUND, "no such conversation")
+REPLACED = Refused(ErrorCode.OUT_OF_PLACE, "cseq: a newer session of this device has begun")
 _STEWARDS = ("owner", "admin")
 
 

@@ -69,10 +69,13 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
     await node.hub.enter(session)
     if session.ended is not None:
         return False
+    # Read before the welcome allows the first send: what the client claims to have beyond these heads it cannot have, and
+    # a send of its own must not be taken for it.
+    standings = await node.store.standings(opened.author.user_no, session.device_no)
     log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
     session.advance("welcome")
     session.tell(_welcome(session, node))
-    await replay_all(session, node, hello)
+    await replay_all(session, node, hello, standings)
     return session.ended is None
 
 

@@ -25,17 +25,20 @@ ROUNDS_BEFORE_LIVE = 5
 """How often the tail is read again before ``live`` is said all the same: a busy conversation never stands still."""
 
 
-async def replay_all(session: Session, node: Node, hello: messages.Hello) -> None:
-    """Replay every conversation from its position, say ``live``, and join them all. Raises Unavailable."""
+async def replay_all(session: Session, node: Node, hello: messages.Hello, standings: list[Standing]) -> None:
+    """Replay every conversation from its position, say ``live``, and join them all. Raises Unavailable.
+
+    ``standings``: as they were before the session's first send.
+    """
     assert session.author is not None
-    standings = await node.store.standings(session.author.user_no, session.device_no)
+    heads = {s.conv: s.last for s in standings}
     groups = [(s.conv, s.kind == "group") for s in standings if s.member]
     fresh = await node.hub.follow(session, groups)
     session.topics.update(conv for conv, _ in groups)
     if fresh:
         # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
         standings = await node.store.standings(session.author.user_no, session.device_no)
-    positions = _positions(standings, hello)
+    positions = _positions(standings, hello, heads)
     for standing in standings:
         topic = node.hub.topics.get(standing.conv)
         if topic is not None and standing.member:
@@ -56,10 +59,10 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello) -> Non
         await join(session, node, conv, positions.get(conv, 0))
 
 
-def _positions(standings: list[Standing], hello: messages.Hello) -> dict[str, int]:
+def _positions(standings: list[Standing], hello: messages.Hello, heads: dict[str, int]) -> dict[str, int]:
     """Where to begin in each conversation: the client's own word, else the device's cursor, within what is visible."""
     said = {} if hello.positions is msgspec.UNSET else hello.positions
-    return {s.conv: min(max(said.get(s.conv, s.cursor), s.first - 1), s.last) for s in standings}
+    return {s.conv: max(min(said.get(s.conv, s.cursor), heads.get(s.conv, 0)), s.first - 1) for s in standings}
 
 
 async def catch_up(session: Session, node: Node, conv: str, position: int) -> int:

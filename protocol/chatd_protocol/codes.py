@@ -16,7 +16,7 @@ class ErrorCode(StrEnum):
     BAD_MESSAGE = "bad_message"  # not decodable, or a field of the wrong type or size
     UNKNOWN_TYPE = "unknown_type"
     UNSUPPORTED = "unsupported"  # a message of the protocol which this server does not serve
-    OUT_OF_PLACE = "out_of_place"  # not in this state: a second hello, a send before the hello
+    OUT_OF_PLACE = "out_of_place"  # not in this state: a second hello, a send of a session that was replaced
     UNAUTHENTICATED = "unauthenticated"  # HTTP only: bad name, password or token
     NAME_TAKEN = "name_taken"
     CSEQ_GAP = "cseq_gap"

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ ANSWER_SECONDS = 20
 """A guard against hanging for ever, not a measure of speed."""
 
 
-OPENED: list[trio.SocketStream] = []
+OPENED: list[trio.abc.Stream] = []
 """Every stream of the running test; a fixture closes them when it ends."""
 
 
@@ -45,17 +46,20 @@ class Closed(Exception):
 class Socket:
     """The ``websockets`` library's own protocol over a Trio stream; without its tasks, so that a test may hold many."""
 
-    def __init__(self, stream: trio.SocketStream, protocol: ClientProtocol) -> None:
+    def __init__(self, stream: trio.abc.Stream, protocol: ClientProtocol) -> None:
         self.stream = stream
         self._protocol = protocol
         self._arrived: list[Any] = []
 
     @classmethod
-    async def connect(cls, port: int, subprotocol: str) -> Socket:
-        """The opening handshake. Raises OSError, Closed."""
+    async def connect(cls, port: int, subprotocol: str, tls: ssl.SSLContext | None = None) -> Socket:
+        """The opening handshake, over TLS with a context that says whom to trust. Raises OSError, Closed."""
         protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/ws"), subprotocols=[subprotocol])  # type: ignore[list-item]
-        socket = cls(await trio.open_tcp_stream("127.0.0.1", port), protocol)
-        OPENED.append(socket.stream)
+        stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+        OPENED.append(stream)
+        if tls is not None:
+            stream = trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
+        socket = cls(stream, protocol)
         protocol.send_request(protocol.connect())
         await socket._flush()
         answer = await socket._event()
@@ -131,7 +135,10 @@ class Socket:
 class Server:
     """One ``chatd serve`` process; ``port`` and ``ops`` are known once it has printed them."""
 
-    def __init__(self, data: Path, config: Path, environ: dict[str, str]) -> None:
+    def __init__(
+        self, data: Path, config: Path, environ: dict[str, str], tls: ssl.SSLContext | None = None, scheme: str = "http"
+    ) -> None:
+        self.tls = tls
         self.log = (data / f"server-{os.urandom(4).hex()}.log").open("wb")
         command = [sys.executable, "-m", "chatd", "serve", "--config", str(config), "--data", str(data)]
         command += ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
@@ -140,7 +147,7 @@ class Server:
         )
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
-        if "listening on http://" not in first:
+        if f"listening on {scheme}://" not in first:
             self.process.kill()
             raise AssertionError(f"no server: {first!r}\n{Path(self.log.name).read_text()}")
         self.url = first.split("listening on ")[1].split()[0]
@@ -172,9 +179,14 @@ class Server:
 class Cluster:
     """Some servers on one data directory, with an outside issuer that the tests hold the key of."""
 
-    def __init__(self, directory: Path, nodes: int, settings: str = "", environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, nodes: int, settings: str = "", environ: dict[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``tls``: what clients trust, where ``settings`` give the servers a certificate."""
+        self.tls = tls
         self.data = directory / "data"
-        self.data.mkdir()
+        self.data.mkdir(exist_ok=True)
         self.key = Ed25519PrivateKey.generate()
         public = self.key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -191,7 +203,7 @@ class Cluster:
             self.start()
 
     def start(self) -> Server:
-        server = Server(self.data, self.config, self.environ)
+        server = Server(self.data, self.config, self.environ, self.tls, "https" if self.tls else "http")
         self.servers.append(server)
         return server
 
@@ -258,7 +270,7 @@ class Peer:
     @classmethod
     async def bare(cls, server: Server, encoding: str = "cbor") -> Peer:
         """Only the WebSocket."""
-        socket = await Socket.connect(server.port, f"chatd.v1.{encoding}")
+        socket = await Socket.connect(server.port, f"chatd.v1.{encoding}", server.tls)
         return cls(socket, encoding)
 
     async def send(self, message: dict[str, Any]) -> None:

@@ -55,6 +55,17 @@ async def test_positions_override_the_cursor(cluster: Cluster) -> None:
     assert bodies(finn.seen, conv) == ["d", "e"]
 
 
+async def test_positions_beyond_the_log_hide_no_ack(cluster: Cluster) -> None:
+    """A position that the log has not reached is taken for its head; what the session itself then sends is acked."""
+    far = await Peer.open(cluster, 0, "far")
+    conv = (await far.ask("create", title="g", members=[]))["conv"]
+    for _ in range(10):
+        back = await Peer.open(cluster, 1, "far", positions={conv: 2**53 - 1}, live=False)
+        answer = await back.say(conv, "before live")
+        assert answer["t"] == "ack"
+        assert not answer.get("repeat")
+
+
 async def test_a_new_device_starts_at_the_read_mark(cluster: Cluster) -> None:
     """I7: a device seen for the first time gets what its user has not read."""
     gina = await Peer.open(cluster, 0, "gina")

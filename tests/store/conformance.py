@@ -74,6 +74,21 @@ def code(outcome: Outcome) -> str:
 class StoreConformance:
     """Every clause of ``chatd.store.port``."""
 
+    async def test_a_newer_session_fences_off_the_older(self, engine: Engine) -> None:
+        """I5: what an older session still has in flight is refused, also within one batch; its repeats are answered."""
+        async with engine() as store:
+            (old,) = await people(store, "a")
+            conv = await group(store, old)
+            await do(store, message(old, 1, conv, "one"))
+            opening, late = await do(store, OpenDevice(user="a", device="d"), message(old, 2, conv, "late"))
+            assert opening.cseq == 1
+            assert code(late) == "out_of_place"
+            (repeat,) = await do(store, message(old, 1, conv, "one"))
+            assert isinstance(repeat, Repeated)
+            (sent,) = await do(store, message(opening.author, 2, conv, "two"))
+            assert isinstance(sent, Appended)
+            assert await whole(store, conv) == [(1, "created"), (2, "message"), (3, "message")]
+
     async def test_contiguous_over_batches(self, engine: Engine) -> None:
         """I4: 1, 2, 3 over batches, senders and kinds; ``at`` never goes back, though the clock does."""
         async with engine() as store:

@@ -58,7 +58,7 @@ async def test_a_newer_schema_is_refused(path: Path, engine: Any) -> None:
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(NewerSchema, match=r"99.*up to 1"):
+    with pytest.raises(NewerSchema, match=r"99.*up to \d+:"):
         async with engine():
             pass
 
@@ -117,7 +117,7 @@ async def test_dedupe_is_what_stops_repeats(engine: Any) -> None:
     async with engine() as store:
         a, _ = await people(store, "a", "b")
         (first,) = await do(store, message(a, 1, "@b"))
-        store._book.set_cseq(a.device_no, 0)  # the guard off
+        store._book.device(a.device_no).cseq = 0  # the guard off
         with pytest.raises(apsw.ConstraintError):
             await do(store, message(a, 1, "@b"))
         assert await whole(store, first.conv) == [(1, "message")]

@@ -75,6 +75,17 @@ class Conversation:
         return user
 
 
+class Device:
+    """A device as the transaction sees it: the last cseq stored, and how often it was opened."""
+
+    __slots__ = ("cseq", "epoch", "no")
+
+    def __init__(self, no: int, cseq: int, epoch: int) -> None:
+        self.no = no
+        self.cseq = cseq
+        self.epoch = epoch
+
+
 class Book:
     """Reads through ``connection``, which must hold the write lock."""
 
@@ -85,10 +96,10 @@ class Book:
         self._pairs: Recent[tuple[int, int], str] = Recent(MAX_ENTRIES)
         self._users: Recent[str, int] = Recent(MAX_ENTRIES)
         self._names: Recent[int, str] = Recent(MAX_ENTRIES)
-        self._cseqs: Recent[int, int] = Recent(MAX_ENTRIES)
+        self._devices: Recent[int, Device] = Recent(MAX_ENTRIES)
         self._blocks: Recent[tuple[int, int], tuple[bool]] = Recent(MAX_ENTRIES)
         self._tables: tuple[Recent[Any, Any], ...] = (
-            self._conversations, self._pairs, self._users, self._names, self._cseqs, self._blocks
+            self._conversations, self._pairs, self._users, self._names, self._devices, self._blocks
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -120,15 +131,13 @@ class Book:
             name = self._names.put(no, self.one("SELECT name FROM users WHERE no = ?", no)[0])
         return name
 
-    def cseq(self, device: int) -> int:
-        """The last one stored; devices begin at 0, so a miss reads."""
-        cseq = self._cseqs.get(device)
-        if cseq is None:
-            cseq = self._cseqs.put(device, self.one("SELECT cseq FROM devices WHERE no = ?", device)[0])
-        return cseq
-
-    def set_cseq(self, device: int, cseq: int) -> None:
-        self._cseqs.put(device, cseq)
+    def device(self, no: int) -> Device:
+        """A device that exists."""
+        device = self._devices.get(no)
+        if device is None:
+            row = self.one("SELECT no, cseq, epoch FROM devices WHERE no = ?", no)
+            device = self._devices.put(no, Device(*row))
+        return device
 
     def blocks(self, blocker: int, blocked: int) -> bool:
         entry = self._blocks.get((blocker, blocked))

@@ -13,7 +13,7 @@ import apsw
 import cbor2
 from chatd_protocol.codes import ErrorCode
 
-from chatd.adapters.sqlite.book import Book, Conversation
+from chatd.adapters.sqlite.book import Book, Conversation, Device
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     AddMembers,
@@ -59,7 +59,7 @@ class Commit:
         self._rows: list[tuple[object, ...]] = []
         self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
-        self._cseqs: dict[int, int] = {}
+        self._devices: dict[int, Device] = {}
 
     def apply(self, operation: Operation) -> Outcome:
         """Carry out one operation, or refuse it and change nothing."""
@@ -81,9 +81,10 @@ class Commit:
                 "UPDATE conversations SET head = ?, newest = ?, title = ? WHERE no = ?",
                 [(c.head, c.newest, c.title, c.no) for c in self._moved.values()],
             )
-        if self._cseqs:
+        if self._devices:
             self._connection.executemany(
-                "UPDATE devices SET cseq = ? WHERE no = ?", [(cseq, no) for no, cseq in self._cseqs.items()]
+                "UPDATE devices SET cseq = ?, epoch = ? WHERE no = ?",
+                [(device.cseq, device.epoch, device.no) for device in self._devices.values()],
             )
 
     # --- events ---------------------------------------------------------------------------------
@@ -105,18 +106,20 @@ class Commit:
 
     def _send(self, send: Send) -> Outcome:
         author = send.author
-        last = self._book.cseq(author.device_no)
-        if send.cseq <= last:
+        device = self._book.device(author.device_no)
+        if send.cseq <= device.cseq:
             return self._repeat(send)
-        if send.cseq > last + 1:
-            return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {last + 1}", last + 1)
+        if author.epoch != device.epoch:
+            return rules.REPLACED
+        if send.cseq > device.cseq + 1:
+            return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
         event = self._append(found, author, "message", send.payload, cseq=send.cseq, digest=send.digest)
         self._sends[author.device_no, send.cseq] = (send.digest, event)
-        self._cseqs[author.device_no] = send.cseq
-        self._book.set_cseq(author.device_no, send.cseq)
+        device.cseq = send.cseq
+        self._devices[device.no] = device
         return Appended(found.id, (event,), found.dm)
 
     def _repeat(self, send: Send) -> Outcome:
@@ -321,11 +324,16 @@ class Commit:
             user = self._connection.last_insert_rowid()
         row = self._book.one("SELECT no FROM devices WHERE user = ? AND name = ?", user, opening.device)
         if row is not None:
-            author = Author(user, opening.user, row[0])
-            return DeviceOpened(author, self._book.cseq(row[0]))
+            return self._opened(user, opening.user, row[0])
         if self._book.one("SELECT count(*) FROM devices WHERE user = ?", user)[0] >= self._max_devices:
             return Refused(ErrorCode.TOO_MANY_DEVICES, f"devices: at most {self._max_devices} a user")
-        return DeviceOpened(Author(user, opening.user, self._make_device(user, opening.device)), 0)
+        return self._opened(user, opening.user, self._make_device(user, opening.device))
+
+    def _opened(self, user: int, name: str, no: int) -> DeviceOpened:
+        device = self._book.device(no)
+        device.epoch += 1
+        self._devices[no] = device
+        return DeviceOpened(Author(user, name, no, device.epoch), device.cseq)
 
     def _make_device(self, user: int, name: str) -> int:
         self._connection.execute("INSERT INTO devices (user, name) VALUES (?, ?)", (user, name))
