@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from io import BytesIO
 from math import isfinite
-from secrets import token_bytes
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -42,20 +41,21 @@ _load_strictly: Callable[[bytes], Any] = partial(cbor2.loads, max_depth=MAX_DEPT
 _FAULTS = (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
-_SEAL = token_bytes(16)
-_SEALED = b"\x50" + _SEAL
+_SEAL = b"end of a message"
+_SEALED = b"\x50" + _SEAL  # a byte string of 16
 
 
 def load_map(data: bytes) -> dict[str, Any]:
     """The one map that ``data`` is. Raises ValueError, which says what was not as it has to be."""
-    # cbor2.loads is twice as quick as a decoder that can tell where it stopped, and does not mind what follows. So the
-    # message is read as the first of two items, the second a secret that no peer can write: it is only found where
-    # the message was whole and the last thing there.
+    # cbor2.loads is twice as quick as a decoder that can tell where it stopped, but does not mind what follows. So the
+    # message is read as the first of two items, the second a seal: found where it was put, the message was whole and
+    # the last thing there. It cannot be found earlier: with none of it in ``data`` it would have to begin there and end
+    # in the seal, across the 0x50, which the seal itself does not hold.
     try:
         value, end = _load_strictly(b"\x82" + data + _SEALED)
     except _FAULTS:
-        value = end = None
-    if end != _SEAL:
+        end = None
+    if end != _SEAL or _SEAL in data:
         value = _load_exactly(data)
     if type(value) is not dict:
         raise ValueError("a message is a map")

@@ -270,3 +270,24 @@ def test_base64_has_one_form(data):
     encoded = json_form.dump_object({"body": data})
     assert not set(b"=+/") & set(encoded)
     assert json_form.load_object(encoded) == {"body": data}
+
+
+SEALED = b"\x50end of a message"
+
+
+@pytest.mark.parametrize("cut", range(len(SEALED) + 1))
+@pytest.mark.parametrize("lead", [b"", b"\x40", b"\x58\x10", b"\x59\x00\x10", b"\x5b\x00\x00\x00\x00\x00\x00\x00\x10"])
+def test_who_knows_the_seal_smuggles_nothing_behind_a_message(lead, cut):
+    """The reader's own mark for the end, whole, cut, or under a longer length, is a byte too many like any other."""
+    message = encode(Encoding.CBOR, m.Send(cseq=1, to="c", body="x"))
+    for tail in (lead + SEALED[cut:], lead + SEALED[:cut], lead + SEALED[1:], lead + SEALED[cut:] + b"\xf6"):
+        if tail:
+            with pytest.raises(Malformed, match="bytes after the message"):
+                decode_client(Encoding.CBOR, message + tail)
+
+
+def test_a_body_may_hold_the_seal():
+    """It is nobody's reserved word."""
+    for body in (SEALED, "end of a message"):
+        message = m.Send(cseq=1, to="c", body=body)
+        assert decode_client(Encoding.CBOR, encode(Encoding.CBOR, message)) == message
