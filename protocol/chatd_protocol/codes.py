@@ -25,6 +25,9 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"  # not there, or not yours: the two look the same
     TOO_MANY_MEMBERS = "too_many_members"
     TOO_MANY_DEVICES = "too_many_devices"
+    TOO_MANY_REACTIONS = "too_many_reactions"
+    TOO_MANY_PINS = "too_many_pins"
+    TOO_LATE = "too_late"  # the time for edits and deletes is over
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"  # a queue is full: try again
     UNAVAILABLE = "unavailable"  # the store cannot commit now: try again
@@ -62,10 +65,11 @@ HELLO_EXPECTED = Close(4202, "hello_expected")
 REPLACED = Close(4203, "replaced")
 PROTOCOL_ERROR = Close(4204, "protocol_error")
 TOO_MANY_DEVICES = Close(4205, "too_many_devices")
+SIGNED_OUT = Close(4206, "signed_out")
 
 CLOSES = (
     DRAINING, INTERNAL_ERROR, HEARTBEAT_MISSED, SLOW_CONSUMER, OVERLOADED, TOO_MANY_CONNECTIONS, RATE_LIMITED,
-    UNAVAILABLE, BAD_TOKEN, TOKEN_EXPIRED, HELLO_EXPECTED, REPLACED, PROTOCOL_ERROR, TOO_MANY_DEVICES,
+    UNAVAILABLE, BAD_TOKEN, TOKEN_EXPIRED, HELLO_EXPECTED, REPLACED, PROTOCOL_ERROR, TOO_MANY_DEVICES, SIGNED_OUT,
 )
 
 

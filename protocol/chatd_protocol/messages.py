@@ -24,6 +24,7 @@ MAX_WATCHED = 500
 MAX_PAGE = 200
 MAX_TOKEN_CHARS = 8192
 MAX_EMOJI_CHARS = 32
+MAX_QUERY_CHARS = 200
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
@@ -126,6 +127,7 @@ class History(Message, frozen=True, tag="history"):
     conv: ConversationId
     before: Positive | UnsetType = UNSET
     after: Natural | UnsetType = UNSET
+    thread: Positive | UnsetType = UNSET
     limit: Limit = 50
 
 
@@ -187,9 +189,74 @@ class Blocked(Message, frozen=True, tag="blocked"):
     id: Natural
 
 
+class Pin(Message, frozen=True, tag="pin"):
+    id: Natural
+    conv: ConversationId
+    seq: Positive
+    on: bool
+
+
+class Pins(Message, frozen=True, tag="pins"):
+    id: Natural
+    conv: ConversationId
+
+
+class Mute(Message, frozen=True, tag="mute"):
+    """``until``: milliseconds since the Unix epoch; 0 ends it, MAX_INTEGER is for good."""
+
+    id: Natural
+    conv: ConversationId
+    until: Natural
+
+
+class Search(Message, frozen=True, tag="search", rename={"sender": "from"}):
+    """``before`` and ``after``: milliseconds since the Unix epoch."""
+
+    id: Natural
+    query: Annotated[str, Meta(min_length=1, max_length=MAX_QUERY_CHARS)]
+    conv: ConversationId | UnsetType = UNSET
+    sender: Name | UnsetType = UNSET
+    before: Natural | UnsetType = UNSET
+    after: Natural | UnsetType = UNSET
+    order: Literal["newest", "ranked"] = "newest"
+    cursor: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    limit: Limit = 50
+
+
+class Find(Message, frozen=True, tag="find"):
+    """``conv``: only among the members of this conversation, for mentions."""
+
+    id: Natural
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
+    conv: ConversationId | UnsetType = UNSET
+    limit: Limit = 20
+
+
+class Devices(Message, frozen=True, tag="devices"):
+    id: Natural
+
+
+class SignOut(Message, frozen=True, tag="sign_out"):
+    id: Natural
+    device: Device
+
+
+class Privacy(Message, frozen=True, tag="privacy"):
+    """Whether others see one's presence and when one was last there; what is unset stays as it is."""
+
+    id: Natural
+    presence: bool | UnsetType = UNSET
+    last_seen: bool | UnsetType = UNSET
+
+
+class RateLimit(Message, frozen=True, tag="rate_limit"):
+    id: Natural
+
+
 ClientMessage = (
     Hello | Send | Edit | Delete | React | Delivered | Read | Typing | Heartbeat | Watch | History
-    | Conversations | Create | Members | Add | Remove | Leave | SetRole | Rename | Block | Blocked
+    | Conversations | Create | Members | Add | Remove | Leave | SetRole | Rename | Block | Blocked | Pin | Pins | Mute
+    | Search | Find | Devices | SignOut | Privacy | RateLimit
 )
 
 # --- server to client -------------------------------------------------------------------------
@@ -242,10 +309,13 @@ class Ack(Message, frozen=True, tag="ack"):
 
 
 class Receipt(Message, frozen=True, tag="receipt"):
+    """With ``seq``, in large groups: how many members have the message ``seq`` of ``user``, which is oneself."""
+
     conv: ConversationId
     user: Name
     delivered: Natural
     read: Natural
+    seq: Positive | UnsetType = UNSET
 
 
 class TypingNotice(Message, frozen=True, tag="typing"):
@@ -276,6 +346,9 @@ class Ok(Message, frozen=True, tag="ok"):
     cursor: str | UnsetType = UNSET
     members: list[dict[str, Any]] | UnsetType = UNSET
     users: list[Name] | UnsetType = UNSET
+    devices: list[dict[str, Any]] | UnsetType = UNSET
+    privacy: dict[str, bool] | UnsetType = UNSET
+    limits: list[dict[str, Any]] | UnsetType = UNSET
 
 
 class Error(Message, frozen=True, tag="error"):

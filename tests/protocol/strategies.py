@@ -40,6 +40,7 @@ _kinds = st.one_of(
     st.fixed_dictionaries({"kind": st.sampled_from(["joined", "left"]), "user": names}),
     st.fixed_dictionaries({"kind": st.just("role"), "user": names, "role": roles}),
     st.fixed_dictionaries({"kind": st.just("renamed"), "title": titles}),
+    st.fixed_dictionaries({"kind": st.just("pinned"), "target": positives}, optional={"removed": st.just(True)}),
 )
 
 heads = st.fixed_dictionaries({"conv": convs, "seq": positives, "at": naturals, "sender": names})
@@ -53,9 +54,16 @@ entries = st.builds(
 items = st.fixed_dictionaries(
     {"conv": convs, "kind": st.sampled_from(["dm", "group"]), "title": texts, "last": naturals, "read": naturals,
      "delivered": naturals, "unread": naturals},
-    optional={"members": name_lists, "event": entries},
+    optional={"members": name_lists, "event": entries, "mentions": naturals, "muted": naturals},
 )  # fmt: skip
-_members = st.fixed_dictionaries({"user": names, "role": roles, "joined": naturals})
+_members = st.fixed_dictionaries(
+    {"user": names, "role": roles, "joined": naturals}, optional={"delivered": naturals, "read": naturals}
+)
+_found = st.fixed_dictionaries(
+    {"conv": convs, "kind": st.sampled_from(["dm", "group"]), "title": texts}, optional={"members": name_lists}
+)
+_devices = st.fixed_dictionaries({"device": convs, "used": naturals, "online": flags}, optional={"agent": texts})
+_limits = st.fixed_dictionaries({"scope": names, "limit": naturals, "remaining": naturals, "reset_ms": naturals})
 
 STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Hello: st.builds(
@@ -74,7 +82,8 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Heartbeat: st.builds(m.Heartbeat, active=maybe(flags)),
     m.Watch: st.builds(m.Watch, users=name_lists),
     m.History: st.builds(
-        m.History, id=naturals, conv=convs, before=maybe(positives), after=maybe(naturals), limit=st.integers(1, m.MAX_PAGE)
+        m.History, id=naturals, conv=convs, before=maybe(positives), after=maybe(naturals), thread=maybe(positives),
+        limit=st.integers(1, m.MAX_PAGE),
     ),
     m.Conversations: st.builds(
         m.Conversations, id=naturals, cursor=maybe(st.text(max_size=200)), limit=st.integers(1, m.MAX_PAGE)
@@ -90,6 +99,19 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Rename: st.builds(m.Rename, id=naturals, conv=convs, title=titles),
     m.Block: st.builds(m.Block, id=naturals, user=names, on=flags),
     m.Blocked: st.builds(m.Blocked, id=naturals),
+    m.Pin: st.builds(m.Pin, id=naturals, conv=convs, seq=positives, on=flags),
+    m.Pins: st.builds(m.Pins, id=naturals, conv=convs),
+    m.Mute: st.builds(m.Mute, id=naturals, conv=convs, until=naturals),
+    m.Search: st.builds(
+        m.Search, id=naturals, query=titles, conv=maybe(convs), sender=maybe(names), before=maybe(naturals),
+        after=maybe(naturals), order=st.sampled_from(["newest", "ranked"]), cursor=maybe(st.text(max_size=200)),
+        limit=st.integers(1, m.MAX_PAGE),
+    ),
+    m.Find: st.builds(m.Find, id=naturals, text=titles, conv=maybe(convs), limit=st.integers(1, m.MAX_PAGE)),
+    m.Devices: st.builds(m.Devices, id=naturals),
+    m.SignOut: st.builds(m.SignOut, id=naturals, device=convs),
+    m.Privacy: st.builds(m.Privacy, id=naturals, presence=maybe(flags), last_seen=maybe(flags)),
+    m.RateLimit: st.builds(m.RateLimit, id=naturals),
     m.Welcome: st.builds(
         m.Welcome, user=names, device=convs, session=texts, cseq=naturals, time=naturals, heartbeat_ms=positives,
         limits=st.dictionaries(names, naturals, max_size=5),
@@ -97,7 +119,7 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Event: st.builds(lambda head, keys: m.Event(**head, **keys), heads, _kinds),
     m.Live: st.just(m.Live()),
     m.Ack: st.builds(m.Ack, cseq=positives, conv=convs, seq=positives, at=naturals, repeat=flags),
-    m.Receipt: st.builds(m.Receipt, conv=convs, user=names, delivered=naturals, read=naturals),
+    m.Receipt: st.builds(m.Receipt, conv=convs, user=names, delivered=naturals, read=naturals, seq=maybe(positives)),
     m.TypingNotice: st.builds(m.TypingNotice, conv=convs, user=names, on=flags),
     m.Presence: st.builds(
         m.Presence, user=names, status=st.sampled_from(["online", "away", "offline"]), last_seen=maybe(naturals)
@@ -109,6 +131,11 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
         st.builds(m.Ok, id=naturals, items=st.lists(items, max_size=3), cursor=maybe(texts)),
         st.builds(m.Ok, id=naturals, conv=convs, members=st.lists(_members, max_size=3)),
         st.builds(m.Ok, id=naturals, users=name_lists),
+        st.builds(m.Ok, id=naturals, events=st.lists(entries, max_size=3), cursor=maybe(texts)),
+        st.builds(m.Ok, id=naturals, users=name_lists, items=st.lists(_found, max_size=3)),
+        st.builds(m.Ok, id=naturals, devices=st.lists(_devices, max_size=3)),
+        st.builds(m.Ok, id=naturals, privacy=st.fixed_dictionaries({"presence": flags, "last_seen": flags})),
+        st.builds(m.Ok, id=naturals, limits=st.lists(_limits, max_size=3)),
     ),
     m.Error: st.builds(
         m.Error, code=st.sampled_from(["bad_message", "cseq_gap", "internal"]), message=texts, id=maybe(naturals),
