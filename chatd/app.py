@@ -51,9 +51,10 @@ from chatd.ops.metrics import Metrics
 from chatd.sessions.node import Node
 from chatd.store.port import Store, StoreError
 from chatd.store.writer import Writer
+from chatd.wire.link import LINGER_SECONDS, Cork
 from chatd.wire.poller import Poller
 
-LAST_WORDS_SECONDS = 2.0
+LAST_WORDS_SECONDS = LINGER_SECONDS + 1
 """How long the drained sessions may take to read their goodbye after the last one was told."""
 
 log = structlog.get_logger()
@@ -108,7 +109,10 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             url = valkey.url
         poller = Poller()
         stack.callback(poller.close)
-        hub = Hub(Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics, held_bound=config.delivery.held_events)
+        hub = Hub(
+            Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics,
+            held_events=config.delivery.held_events, held_bytes=config.delivery.held_bytes,
+        )  # fmt: skip
         limits = config.limits
         writer = Writer(
             store, hub.committed, metrics, poller.cork, max_items=limits.writer_items, max_bytes=limits.writer_bytes,
@@ -120,7 +124,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         )  # fmt: skip
         bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
         hub.connect(bus)
-        node = _make_node(config, store, writer, hub, metrics, lambda token: tokens.verify(token, _wall_ms()))
+        node = _make_node(config, store, writer, hub, metrics, poller.cork, lambda token: tokens.verify(token, _wall_ms()))
         for actor in (bus.run, poller.run, repair.run, node.sweep, node.flush_marks):
             services.start_soon(actor)
         ended = trio.Event()
@@ -177,10 +181,10 @@ async def _serve_sockets(
     public = await _listen(config.server.listen, config.server.backlog)
     operators = await _listen_ops(config.server.ops, asked=ops_asked)
     async with trio.open_nursery() as connections:
+        serve_ops = partial(_serve_ops, ops)  # to the very end: who drains a node wants to watch it
+        connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
             acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
-            serve_ops = partial(_serve_ops, ops)
-            acceptors.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -188,17 +192,15 @@ async def _serve_sockets(
                     break
                 node.draining = readiness.draining = True
                 acceptors.cancel_scope.cancel()
-        for accepting in (*public, *operators):
+        for accepting in public:
             await accepting.aclose()
         await _drain(config, node, writer_ended)
         connections.cancel_scope.cancel()
 
 
 async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
-    await node.drain(config.server.drain_seconds)
-    with trio.move_on_after(LAST_WORDS_SECONDS):
-        while node.sessions:
-            await trio.sleep(0.02)
+    with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
+        await node.drain(config.server.drain_seconds)
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
         await writer_ended.wait()
@@ -216,10 +218,11 @@ def _corked(poller: Poller, receive: Callable[[bytes, bytes], None], channel: by
 
 
 def _make_node(
-    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, verify: Callable[[str], object]
+    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork, verify: Callable[[str], object]
 ) -> Node:
     return Node(
         store=store, writer=writer, hub=hub, metrics=metrics, limits=config.limits, verify=verify,  # type: ignore[arg-type]
+        cork=cork,
         heartbeat_ms=config.server.heartbeat_ms, hello_seconds=config.server.hello_seconds,
         marks_seconds=config.delivery.marks_ms / 1000, random=SystemRandom(),
         advertised={

@@ -30,6 +30,7 @@ _COUNTERS = {
     "bus_forged": "Messages from the bus that no node of ours had sealed",
     "repairs": "Gaps filled from the store (I6)",
     "slow_consumers": "Sessions cut because they did not read",
+    "marks_dropped": "Up-to marks let go, because too many of one session waited for the store",
 }
 
 class Histogram:
@@ -77,6 +78,7 @@ class Metrics:
     bus_forged: int
     repairs: int
     slow_consumers: int
+    marks_dropped: int
 
     def __init__(self) -> None:
         for name in _COUNTERS:
