@@ -146,22 +146,25 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             outbox_bytes=limits.outbox_bytes, outbox_frames=limits.outbox_frames,
             allowed_origins=config.server.allowed_origins, tls=_tls(config),
         )  # fmt: skip
-        _watch(metrics, node, listener, writer, bus)
+        _watch(metrics, node, listener, writer, bus, poller)
         ops = OpsPages(metrics.exposition, readiness)
         await _serve_sockets(config, ops_asked, node, readiness, ended, listener, ops)
         services.cancel_scope.cancel()
     log.info("server.stopped")
 
 
-def _watch(metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus) -> None:
+def _watch(
+    metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus, poller: Poller
+) -> None:
     metrics.watch("sessions", "Sessions open now", lambda: len(node.sessions))
     metrics.watch("connections", "Connections open now, WebSocket or HTTP", lambda: listener.connections)
     metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
     metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
-    metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published)
-    metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received)
-    metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped)
-    metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects)
+    metrics.watch("link_faults", "Links ended by a fault that was not the peer's", lambda: poller.faults, counter=True)
+    metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published, counter=True)
+    metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received, counter=True)
+    metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped, counter=True)
+    metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects, counter=True)
 
 
 def _collect_seldom() -> None:
