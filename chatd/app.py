@@ -51,9 +51,10 @@ from chatd.ops.metrics import Metrics
 from chatd.sessions.node import Node
 from chatd.store.port import Store, StoreError
 from chatd.store.writer import Writer
+from chatd.wire.link import LINGER_SECONDS, Cork
 from chatd.wire.poller import Poller
 
-LAST_WORDS_SECONDS = 2.0
+LAST_WORDS_SECONDS = LINGER_SECONDS + 1
 """How long the drained sessions may take to read their goodbye after the last one was told."""
 
 log = structlog.get_logger()
@@ -108,7 +109,10 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             url = valkey.url
         poller = Poller()
         stack.callback(poller.close)
-        hub = Hub(Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics, held_bound=config.delivery.held_events)
+        hub = Hub(
+            Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics,
+            held_events=config.delivery.held_events, held_bytes=config.delivery.held_bytes,
+        )  # fmt: skip
         limits = config.limits
         writer = Writer(
             store, hub.committed, metrics, poller.cork, max_items=limits.writer_items, max_bytes=limits.writer_bytes,
@@ -120,7 +124,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         )  # fmt: skip
         bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
         hub.connect(bus)
-        node = _make_node(config, store, writer, hub, metrics, lambda token: tokens.verify(token, _wall_ms()))
+        node = _make_node(config, store, writer, hub, metrics, poller.cork, lambda token: tokens.verify(token, _wall_ms()))
         for actor in (bus.run, poller.run, repair.run, node.sweep, node.flush_marks):
             services.start_soon(actor)
         ended = trio.Event()
@@ -142,22 +146,25 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             outbox_bytes=limits.outbox_bytes, outbox_frames=limits.outbox_frames,
             allowed_origins=config.server.allowed_origins, tls=_tls(config),
         )  # fmt: skip
-        _watch(metrics, node, listener, writer, bus)
+        _watch(metrics, node, listener, writer, bus, poller)
         ops = OpsPages(metrics.exposition, readiness)
         await _serve_sockets(config, ops_asked, node, readiness, ended, listener, ops)
         services.cancel_scope.cancel()
     log.info("server.stopped")
 
 
-def _watch(metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus) -> None:
+def _watch(
+    metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus, poller: Poller
+) -> None:
     metrics.watch("sessions", "Sessions open now", lambda: len(node.sessions))
     metrics.watch("connections", "Connections open now, WebSocket or HTTP", lambda: listener.connections)
     metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
     metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
-    metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published)
-    metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received)
-    metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped)
-    metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects)
+    metrics.watch("link_faults", "Links ended by a fault that was not the peer's", lambda: poller.faults, counter=True)
+    metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published, counter=True)
+    metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received, counter=True)
+    metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped, counter=True)
+    metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects, counter=True)
 
 
 def _collect_seldom() -> None:
@@ -177,10 +184,10 @@ async def _serve_sockets(
     public = await _listen(config.server.listen, config.server.backlog)
     operators = await _listen_ops(config.server.ops, asked=ops_asked)
     async with trio.open_nursery() as connections:
+        serve_ops = partial(_serve_ops, ops)  # to the very end: who drains a node wants to watch it
+        connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
             acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
-            serve_ops = partial(_serve_ops, ops)
-            acceptors.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -188,17 +195,15 @@ async def _serve_sockets(
                     break
                 node.draining = readiness.draining = True
                 acceptors.cancel_scope.cancel()
-        for accepting in (*public, *operators):
+        for accepting in public:
             await accepting.aclose()
         await _drain(config, node, writer_ended)
         connections.cancel_scope.cancel()
 
 
 async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
-    await node.drain(config.server.drain_seconds)
-    with trio.move_on_after(LAST_WORDS_SECONDS):
-        while node.sessions:
-            await trio.sleep(0.02)
+    with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
+        await node.drain(config.server.drain_seconds)
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
         await writer_ended.wait()
@@ -216,10 +221,11 @@ def _corked(poller: Poller, receive: Callable[[bytes, bytes], None], channel: by
 
 
 def _make_node(
-    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, verify: Callable[[str], object]
+    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork, verify: Callable[[str], object]
 ) -> Node:
     return Node(
         store=store, writer=writer, hub=hub, metrics=metrics, limits=config.limits, verify=verify,  # type: ignore[arg-type]
+        cork=cork,
         heartbeat_ms=config.server.heartbeat_ms, hello_seconds=config.server.hello_seconds,
         marks_seconds=config.delivery.marks_ms / 1000, random=SystemRandom(),
         advertised={

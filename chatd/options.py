@@ -80,7 +80,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     messages_burst: Count = 400
     devices_per_user: Annotated[int, Meta(ge=1, le=10_000)] = 100
     group_members: Annotated[int, Meta(ge=2, le=100_000)] = 1000
-    outbox_bytes: Annotated[int, Meta(ge=64 * 1024, le=256 * 1024 * 1024)] = 1024 * 1024
+    outbox_bytes: Annotated[int, Meta(ge=256 * 1024, le=256 * 1024 * 1024)] = 1024 * 1024
     outbox_frames: Annotated[int, Meta(ge=16, le=1_000_000)] = 8192
     inflight_sends: Annotated[int, Meta(ge=1, le=65_536)] = 256
     requests_waiting: Annotated[int, Meta(ge=1, le=65_536)] = 64
@@ -95,6 +95,7 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     repair_seconds: Seconds = 5.0
     repair_grace_ms: Annotated[int, Meta(ge=0, le=60_000)] = 30
     held_events: Annotated[int, Meta(ge=1, le=65_536)] = 1024
+    held_bytes: Annotated[int, Meta(ge=0, le=4 * 1024**3)] = 16 * 1024 * 1024
     marks_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
     replay_new_device_events: Annotated[int, Meta(ge=0, le=100_000)] = 1000
 

@@ -1,4 +1,4 @@
-"""What travels on the bus: committed events, whom to invite, and a proof that a node of this server wrote it.
+"""What travels on the bus: committed events, conversations that began, and a proof that a node of this server wrote it.
 
 Every node holds the same key; an envelope whose code does not match is counted and dropped, so that somebody who can
 publish to Redis still cannot put words into a conversation. BLAKE2b with a key is a MAC (RFC 7693, section 2.9).
@@ -22,11 +22,12 @@ _PREFIX = b"chatd:"
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):
-    """``takeover``: (user, device, session) that is new."""
+    """``began``: (user, conv) of memberships that began, on that user's channel. ``takeover``: (user, device, epoch) of a
+    session that is new."""
 
     events: list[Event]
-    invited: list[str] = []
-    takeover: tuple[str, str, str] | None = None
+    began: list[tuple[str, str]] = []
+    takeover: tuple[str, str, int] | None = None
 
 
 class Forged(Exception):

@@ -17,7 +17,7 @@ from chatd_protocol.codec import Encoding, encode_ack, encode_event
 from chatd.bus.port import Bus
 from chatd.conversations.operations import Appended, Event
 from chatd.delivery.envelope import Envelope, Forged, Sealer, group_channel, user_channel
-from chatd.delivery.topic import Topic
+from chatd.delivery.topic import HeldBytes, Topic
 from chatd.ops.metrics import Metrics
 from chatd.wire.frames import BINARY, TEXT, encode_frame
 
@@ -25,19 +25,20 @@ log = structlog.get_logger()
 
 
 class Subscriber(Protocol):
-    """What the hub needs of a session. ``first_cseq``: the last cseq stored before this session began."""
+    """What the hub needs of a session. ``first_cseq``: the last cseq stored before this session began. ``epoch``: how
+    often its device was opened by then."""
 
     user: str
     device: str
-    session_id: str
     device_no: int
+    epoch: int
     first_cseq: int
     encoding: Encoding
 
     def write(self, frame: bytes) -> None: ...
 
-    def invite(self, conv: str) -> None:
-        """A conversation began for this user: read it from the store, then join."""
+    def conversation_began(self, conv: str) -> None:
+        """This user is a member now: read it from the store, then join. A repeat is told again."""
 
     def detached(self, conv: str, position: int) -> None:
         """Removed from a conversation; ``position`` is its last event that this session has."""
@@ -67,11 +68,15 @@ def is_own(event: Event, subscriber: Subscriber) -> bool:
 
 
 class Hub:
-    def __init__(self, sealer: Sealer, metrics: Metrics, *, held_bound: int) -> None:
+    """``held_events``: how many events a topic keeps behind a hole; ``held_bytes``: all topics together."""
+
+    def __init__(self, sealer: Sealer, metrics: Metrics, *, held_events: int, held_bytes: int) -> None:
         self._sealer = sealer
         self._metrics = metrics
-        self._held_bound = held_bound
+        self._held_events = held_events
+        self._held_bytes = HeldBytes(held_bytes)
         self._bus: Bus | None = None
+        self._confirmed: set[bytes] = set()
         self._users: dict[str, list[Subscriber]] = {}
         self.topics: dict[str, Topic[Subscriber]] = {}
         self.gapped: set[str] = set()
@@ -89,66 +94,56 @@ class Hub:
     # --- who is here ----------------------------------------------------------------------------
 
     async def enter(self, subscriber: Subscriber) -> None:
-        """Make a session known; afterwards nothing for its user is missed. An older session of its device is told.
+        """Make a session known; afterwards nothing for its user is missed, but what the bus itself loses.
 
-        Waits for the bus to confirm the user's channel (not while it is down). Cancelling is safe; ``exit`` is due
-        in any case.
+        The older sessions of its device are told, here at once, on other nodes when they hear of it; so is this one
+        where a newer one was quicker. Waits for the bus to confirm the user's channel (not while it is down).
+        Cancelling is safe; ``exit`` is due in any case.
         """
-        sessions = self._users.setdefault(subscriber.user, [])
-        first = not sessions
-        self.take_over(subscriber.user, subscriber.device, subscriber.session_id)
+        user, device, epoch = subscriber.user, subscriber.device, subscriber.epoch
+        sessions = self._users.setdefault(user, [])
+        if any(other.device == device and other.epoch > epoch for other in sessions):
+            subscriber.replace()
         sessions.append(subscriber)
-        if first:
-            await self.bus.subscribe([user_channel(subscriber.user)])
-
-    def take_over(self, user: str, device: str, session_id: str) -> None:
-        """End the older sessions of a device, here at once, on other nodes when they hear of it.
-
-        Called before the device is opened, too: what the older session had sent is then in the store writer's mailbox
-        before the question for the last ``cseq``, and nothing of it comes after.
-        """
-        takeover = (user, device, session_id)
-        self._replace_older(takeover)
+        self._replace_older(user, device, epoch)
         channel = user_channel(user)
-        self.bus.publish([(channel, self._sealer.seal(Envelope([], [], takeover), channel))])
+        self.bus.publish([(channel, self._sealer.seal(Envelope([], [], (user, device, epoch)), channel))])
+        await self._subscribe([channel])
 
     def exit(self, subscriber: Subscriber) -> None:
+        """A session is gone."""
         sessions = self._users.get(subscriber.user)
         if sessions is None or subscriber not in sessions:
             return
         sessions.remove(subscriber)
         if not sessions:
             del self._users[subscriber.user]
-            self.bus.unsubscribe([user_channel(subscriber.user)])
+            self._unsubscribe(user_channel(subscriber.user))
 
-    def is_online(self, user: str) -> bool:
-        """Whether the user has a session on this node."""
-        return user in self._users
-
-    def _replace_older(self, takeover: tuple[str, str, str]) -> None:
-        user, device, session_id = takeover
+    def _replace_older(self, user: str, device: str, epoch: int) -> None:
         for other in list(self._users.get(user, ())):
-            if other.device == device and other.session_id != session_id:
+            if other.device == device and other.epoch < epoch:
                 other.replace()
 
     async def follow(self, subscriber: Subscriber, conversations: Iterable[tuple[str, bool]]) -> bool:
-        """Begin to follow (conv, group) pairs, as *behind*. True when a channel was new: what the caller read of the
-        store before may be out of date. Cancelling is safe."""
+        """Begin to follow (conv, group) pairs, as *behind*. True when a topic is new here or its channel was not confirmed
+        yet: what the caller read of the store before may be out of date. Cancelling is safe; ``unfollow`` is due in any case.
+        """
         channels = []
         fresh = False
         for conv, group in conversations:
             topic = self.topics.get(conv)
             if topic is None:
-                topic = self.topics[conv] = Topic(conv, group=group, held_bound=self._held_bound)
+                topic = Topic(conv, group=group, held_bound=self._held_events, held_bytes=self._held_bytes)
+                self.topics[conv] = topic
                 fresh = True
-                if group:
-                    channels.append(group_channel(conv))
+            if group:
+                channels.append(group_channel(conv))
             topic.follow(subscriber)
-        if channels:
-            await self.bus.subscribe(channels)
-        return fresh
+        return await self._subscribe(channels) or fresh
 
     def unfollow(self, subscriber: Subscriber, conv: str) -> None:
+        """Stop following; a conversation that nobody here follows is forgotten."""
         topic = self.topics.get(conv)
         if topic is not None:
             topic.leave(subscriber)
@@ -156,26 +151,40 @@ class Hub:
                 del self.topics[conv]
                 self.gapped.discard(conv)
                 if topic.group:
-                    self.bus.unsubscribe([group_channel(conv)])
+                    self._unsubscribe(group_channel(conv))
+
+    async def _subscribe(self, channels: list[bytes]) -> bool:
+        """Return when all are confirmed, those too that somebody else is waiting for; whether any was not yet."""
+        missing = [channel for channel in channels if channel not in self._confirmed]
+        if missing:
+            await self.bus.subscribe(missing)
+            self._confirmed.update(missing)
+        return bool(missing)
+
+    def _unsubscribe(self, channel: bytes) -> None:
+        self._confirmed.discard(channel)
+        self.bus.unsubscribe([channel])
 
     # --- what was said --------------------------------------------------------------------------
 
     def committed(self, appended: Sequence[Appended]) -> None:
-        """This node's commit: deliver here, and publish to the others in one batch. Call it corked."""
-        outgoing: dict[bytes, tuple[list[Event], list[str]]] = {}
+        """This node's commit: deliver here, and publish to the others in one batch. Call it corked.
+
+        A group's events go to its channel alone: those who join are told so on their own, and read the store.
+        """
+        outgoing: dict[bytes, Envelope] = {}
         for outcome in appended:
-            invited = outcome.dm if outcome.dm and outcome.events[0].seq == 1 else outcome.joined
-            self._spread(outcome.events, invited)
-            for channel in _channels(outcome):
-                bundle = outgoing.get(channel)
-                if bundle is None:
-                    bundle = outgoing[channel] = ([], [])
-                bundle[0].extend(outcome.events)
-                bundle[1].extend(invited)
+            self._spread(outcome.events)
+            for channel in map(user_channel, outcome.dm) if outcome.dm else (group_channel(outcome.conv),):
+                envelope = outgoing.get(channel)
+                if envelope is None:
+                    envelope = outgoing[channel] = Envelope([], [])
+                envelope.events.extend(outcome.events)
+            for user in outcome.dm if outcome.dm and outcome.events[0].seq == 1 else outcome.joined:
+                self.announce(user, outcome.conv)
+                outgoing.setdefault(user_channel(user), Envelope([], [])).began.append((user, outcome.conv))
         seal = self._sealer.seal
-        self.bus.publish(
-            [(channel, seal(Envelope(events, invited), channel)) for channel, (events, invited) in outgoing.items()]
-        )
+        self.bus.publish([(channel, seal(envelope, channel)) for channel, envelope in outgoing.items()])
 
     def bus_message(self, channel: bytes, payload: bytes) -> None:
         """Another node's commit, or one's own come back, or a forgery. Never raises."""
@@ -187,26 +196,23 @@ class Hub:
             self._metrics.bus_forged += 1
             log.warning("bus.refused", reason=str(fault))
             return
-        self._spread(envelope.events, envelope.invited)
+        self._spread(envelope.events)
+        for user, conv in envelope.began:
+            self.announce(user, conv)
         if envelope.takeover is not None:
-            self._replace_older(envelope.takeover)
+            self._replace_older(*envelope.takeover)
 
-    def _spread(self, events: Iterable[Event], invited: Iterable[str]) -> None:
+    def _spread(self, events: Iterable[Event]) -> None:
         for event in events:
             topic = self.topics.get(event.conv)
             if topic is not None:
                 self.offer(topic, event)
-                for user in invited:
-                    self.invite(user, event.conv)
-            else:
-                for user in invited:
-                    self.invite(user, event.conv)
 
-    def invite(self, user: str, conv: str) -> None:
+    def announce(self, user: str, conv: str) -> None:
+        """A conversation began for a user: tell all their sessions, those too that follow it: such a one may be about to
+        leave it because of an earlier removal."""
         for subscriber in self._users.get(user, ()):
-            topic = self.topics.get(conv)
-            if topic is None or not topic.follows(subscriber):
-                subscriber.invite(conv)
+            subscriber.conversation_began(conv)
 
     def offer(self, topic: Topic[Subscriber], event: Event) -> None:
         """Give one committed event to its topic and write what that releases; a hole is left to repair."""
@@ -231,23 +237,16 @@ class Hub:
                 frame = frames[encoding] = event_frame(encoding, event)
             subscriber.write(frame)
         self._metrics.deliveries += len(topic.live)
-        topic.admit_ahead(event.seq)
         if event.kind == "left":
             self._detach(topic, event)
+        topic.admit_ahead(event.seq)
 
     def _detach(self, topic: Topic[Subscriber], event: Event) -> None:
+        # Those who are live were given the event just now; who still reads the store, or is ahead, finds it there.
         user = left_user(event)
-        for subscriber in topic.subscribers():
-            if subscriber.user == user:
-                subscriber.detached(topic.conv, event.seq)
-                self.unfollow(subscriber, topic.conv)
-
-
-def _channels(outcome: Appended) -> Iterable[bytes]:
-    """Where those listen whom a commit concerns. A dm with oneself has one channel."""
-    if outcome.dm:
-        return map(user_channel, outcome.dm)
-    return (group_channel(outcome.conv), *map(user_channel, outcome.joined))
+        for subscriber in [subscriber for subscriber in topic.live if subscriber.user == user]:
+            subscriber.detached(topic.conv, event.seq)
+            self.unfollow(subscriber, topic.conv)
 
 
 def _nobody_repairs() -> None:

@@ -2,11 +2,13 @@
 
 Two ways to notice. A hole in a topic: after a short grace (the missing event is mostly under way) the log is read. And
 every ``period`` seconds, and at once when the bus says that it may have lost something, the store is asked what was
-committed since the last look; what a topic has not seen is a hole too, and a membership that nobody heard of is an
-invitation. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
+committed since the last look; what a topic has not seen is a hole too, and a membership that nobody heard of is
+announced. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager
 
 import structlog
 import trio
@@ -14,9 +16,10 @@ import trio
 from chatd.delivery.hub import Hub
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
-from chatd.wire.link import Cork
 
 READ_EVENTS = 500
+READ_BYTES = 256 * 1024
+"""Less than an outbox holds: a session that keeps up is not cut because of what the bus lost."""
 
 log = structlog.get_logger()
 
@@ -24,7 +27,9 @@ log = structlog.get_logger()
 class Repair:
     """``period`` and ``grace`` in seconds."""
 
-    def __init__(self, hub: Hub, store: Store, metrics: Metrics, cork: Cork, *, period: float, grace: float) -> None:
+    def __init__(
+        self, hub: Hub, store: Store, metrics: Metrics, cork: AbstractContextManager[None], *, period: float, grace: float
+    ) -> None:
         self._hub = hub
         self._store = store
         self._metrics = metrics
@@ -62,14 +67,13 @@ class Repair:
                     self._gap.set()
 
     async def _fill(self, conv: str) -> None:
-        self._hub.gapped.discard(conv)
         topic = self._hub.topics.get(conv)
         while topic is not None and topic.gapped and topic.head is not None:
-            events = await self._store.log(conv, topic.head, READ_EVENTS)
+            events = await self._store.log(conv, topic.head, READ_EVENTS, max_bytes=READ_BYTES)
             if not events:
                 log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
                 topic.seen = topic.head  # the store holds no such event: the announcement was wrong
-                return
+                break
             self._metrics.repairs += 1
             with self._cork:
                 for event in events:
@@ -99,5 +103,5 @@ class Repair:
                         self._hub.gapped.add(conv)
                         self._gap.set()
             for user, conv in changes.joined:
-                self._hub.invite(user, conv)
+                self._hub.announce(user, conv)
             self._token, more = changes.token, changes.more

@@ -20,12 +20,21 @@ S = TypeVar("S")
 _BEHIND = -1
 
 
+class HeldBytes:
+    """How many payload bytes all topics of a node may hold behind holes, and how many are left."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, bound: int) -> None:
+        self.left = bound
+
+
 class Topic(Generic[S]):
     """State of one conversation on one node; ``S`` is whatever stands for a session."""
 
-    __slots__ = ("_apart", "_held", "_held_bound", "conv", "group", "head", "live", "seen")
+    __slots__ = ("_apart", "_held", "_held_bound", "_held_bytes", "conv", "group", "head", "live", "seen")
 
-    def __init__(self, conv: str, *, group: bool, held_bound: int) -> None:
+    def __init__(self, conv: str, *, group: bool, held_bound: int, held_bytes: HeldBytes) -> None:
         self.conv = conv
         self.group = group
         self.head: int | None = None
@@ -34,6 +43,7 @@ class Topic(Generic[S]):
         self._apart: dict[S, int] | None = None  # behind (-1), or ahead at that position
         self._held: dict[int, Event] | None = None
         self._held_bound = held_bound
+        self._held_bytes = held_bytes
 
     @property
     def gapped(self) -> bool:
@@ -52,7 +62,7 @@ class Topic(Generic[S]):
     def offer(self, event: Event) -> Iterable[Event]:
         """Take one committed event, from wherever; return those that may be released now, in order.
 
-        A repeat is dropped; one beyond a hole is held (up to the bound: the store still has what is not held).
+        A repeat is dropped; one beyond a hole is held (up to the bounds: the store still has what is not held).
         """
         seq, head = event.seq, self.head
         if seq > self.seen:
@@ -63,14 +73,21 @@ class Topic(Generic[S]):
             self.head = seq
             return (event,)
         held = self._held = self._held if self._held is not None else {}
-        if len(held) < self._held_bound or seq == head + 1:
-            held[seq] = event
+        if seq == head + 1 or (len(held) < self._held_bound and len(event.payload) <= self._held_bytes.left):
+            self._hold(event)
         released = []
         while (following := held.pop(head + 1, None)) is not None:
+            self._held_bytes.left += len(following.payload)
             released.append(following)
             head += 1
         self.head = head
         return released
+
+    def _hold(self, event: Event) -> None:
+        assert self._held is not None
+        if event.seq not in self._held:
+            self._held[event.seq] = event
+            self._held_bytes.left -= len(event.payload)
 
     def follow(self, subscriber: S) -> None:
         """Begin as *behind*: from here on ``seen`` is kept, so that the subscriber can tell when it is done."""
@@ -116,6 +133,7 @@ class Topic(Generic[S]):
             self.live.remove(subscriber)
         if not self.live and not self._apart:
             self.head = None
+            self._held_bytes.left += sum(len(event.payload) for event in (self._held or {}).values())
             self._held = None
 
     def subscribers(self) -> list[S]:

@@ -13,13 +13,14 @@ import re
 from collections.abc import Collection, Sequence
 
 import h11
+from chatd_protocol.codec import Encoding
 from chatd_protocol.codes import ErrorCode
 from msgspec import Struct
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 WEBSOCKET_PATH = "/ws"
-SUBPROTOCOLS = ("chatd.v1.cbor", "chatd.v1.json")
+SUBPROTOCOLS = tuple(encoding.subprotocol for encoding in Encoding)
 WEBSOCKET_VERSION = b"13"
 
 Headers = tuple[tuple[bytes, bytes], ...]

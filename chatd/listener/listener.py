@@ -29,6 +29,7 @@ from chatd.wire.link import SocketLink
 from chatd.wire.poller import Poller
 from chatd.wire.stream_link import StreamLink
 
+MAX_FAREWELLS = 50
 _TURNED_AWAY = Deadlines(send=1, linger=1)
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class Listener:
         self._outbox_frames = outbox_frames
         self._allowed_origins = allowed_origins
         self._tls = tls
+        self._farewells = 0
         self._per_address: Counter[str] = Counter()
         self.connections = 0
 
@@ -81,6 +83,17 @@ class Listener:
                 del self._per_address[address]
 
     async def _turn_away(self, stream: trio.abc.Stream) -> None:
+        """Say why, to a few at a time: each farewell holds a descriptor and a task, which is what the bound is about."""
+        if self._tls is not None or self._farewells >= MAX_FAREWELLS:
+            await trio.aclose_forcefully(stream)
+            return
+        self._farewells += 1
+        try:
+            await self._say_full(stream)
+        finally:
+            self._farewells -= 1
+
+    async def _say_full(self, stream: trio.abc.Stream) -> None:
         refusal = BadUpgrade(
             503, ErrorCode.OVERLOADED, "too many connections from this address, or in all", ((b"Retry-After", b"5"),)
         )
@@ -150,9 +163,9 @@ class Listener:
             if rest:
                 session.data_received(rest)
             await run_session(session, self._node)
+            await link.wait_ended()
         finally:
-            if session.ended is None:
-                link.abort()
+            link.abort()
 
     async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, rest: bytes) -> None:
         link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
@@ -163,6 +176,6 @@ class Listener:
             nursery.start_soon(link.run)
             try:
                 await run_session(session, self._node)
+                await link.wait_ended()
             finally:
-                if session.ended is None:
-                    link.abort()
+                link.abort()

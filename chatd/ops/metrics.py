@@ -30,6 +30,7 @@ _COUNTERS = {
     "bus_forged": "Messages from the bus that no node of ours had sealed",
     "repairs": "Gaps filled from the store (I6)",
     "slow_consumers": "Sessions cut because they did not read",
+    "marks_dropped": "Up-to marks let go, because too many of one session waited for the store",
 }
 
 class Histogram:
@@ -77,6 +78,7 @@ class Metrics:
     bus_forged: int
     repairs: int
     slow_consumers: int
+    marks_dropped: int
 
     def __init__(self) -> None:
         for name in _COUNTERS:
@@ -84,7 +86,7 @@ class Metrics:
         self.batch_size = Histogram(BATCH_SIZES)
         self.commit_seconds = Histogram(SECONDS)
         self.refused: dict[str, int] = {}
-        self._sources: list[tuple[str, str, Callable[[], float]]] = []
+        self._sources: list[tuple[str, str, Callable[[], float], type[CounterMetricFamily | GaugeMetricFamily]]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Exposition(self))
         ProcessCollector(registry=self._registry)
@@ -99,9 +101,9 @@ class Metrics:
         self.batch_size.observe(size)
         self.commit_seconds.observe(seconds)
 
-    def watch(self, name: str, text: str, source: Callable[[], float]) -> None:
-        """Add a gauge ``chatd_<name>`` that is asked for when the page is: a mailbox's depth, for one."""
-        self._sources.append((name, text, source))
+    def watch(self, name: str, text: str, source: Callable[[], float], *, counter: bool = False) -> None:
+        """Add a gauge, or a counter, ``chatd_<name>`` that is asked for when the page is: a mailbox's depth, for one."""
+        self._sources.append((name, text, source, CounterMetricFamily if counter else GaugeMetricFamily))
 
     def exposition(self) -> bytes:
         """The page at ``/metrics``. A few ms: it also reads the process's own numbers from /proc."""
@@ -111,8 +113,8 @@ class Metrics:
         """Everything, as Prometheus' families."""
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"chatd_{name}", text, value=getattr(self, name))
-        for name, text, source in self._sources:
-            yield GaugeMetricFamily(f"chatd_{name}", text, value=source())
+        for name, text, source, family in self._sources:
+            yield family(f"chatd_{name}", text, value=source())
         yield _by_label("refused", "Clients' messages answered with an error", "code", self.refused)
         yield _histogram("batch_size", "Operations in a group commit", self.batch_size)
         yield _histogram("commit_seconds", "Time of a group commit, with its fsync", self.commit_seconds)

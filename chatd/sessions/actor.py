@@ -1,7 +1,7 @@
 """The session's actor: hello, replay, and the requests that wait for the store, one after another.
 
-Waits for: its own mailbox (``Session.next_job``), the store's reads, the store writer's outcome, the bus's
-confirmation, and its own peer's reading during a replay - each with a deadline. Nobody waits for it. Ends when the
+Waits for: its own mailbox (``Session.next_job``), the store's reads, the store writer's outcome and the bus's confirmation,
+which have their own deadlines, and its own peer's reading (``replay.STALL_SECONDS``). Nobody waits for it. Ends when the
 session has; cancelling it ends the session without a goodbye. A fault in here ends this session alone.
 """
 
@@ -16,9 +16,9 @@ from chatd_protocol.codes import ErrorCode
 
 from chatd.conversations.operations import DeviceOpened, OpenDevice, Refused
 from chatd.sessions.node import Node
-from chatd.sessions.replay import catch_up, join, replay_all
+from chatd.sessions.replay import catch_up, join, replay_all, wait_for_peer
 from chatd.sessions.requests import answer
-from chatd.sessions.session import Session
+from chatd.sessions.session import EVERYTHING, Session
 from chatd.store.port import Unavailable
 from chatd.store.writer import Full
 
@@ -56,7 +56,6 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         log.info("session.refused", session=session.session_id, reason=type(fault).__name__, detail=str(fault)[:200])
         session.end(codes.BAD_TOKEN)
         return False
-    node.hub.take_over(identity.user, hello.device, session.session_id)
     opened = await node.writer.call(
         OpenDevice(user=identity.user, device=hello.device, create_user=identity.outside)
     )
@@ -64,6 +63,8 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         _refuse_hello(session, opened)
         return False
     assert isinstance(opened, DeviceOpened)
+    if session.ended is not None:
+        return False
     session.expires_at = identity.expires_at_ms
     session.opened(opened.author, hello.device, opened.cseq)
     await node.hub.enter(session)
@@ -99,23 +100,26 @@ def _welcome(session: Session, node: Node) -> messages.Welcome:
 async def _serve(session: Session, node: Node) -> None:
     while (job := await session.next_job()) is not None:
         if isinstance(job, str):
-            await _accept_invitation(session, node, job)
+            await _follow_what_began(session, node, job)
         else:
+            await wait_for_peer(session, node)
             await answer(session, node, job)
 
 
-async def _accept_invitation(session: Session, node: Node, conv: str) -> None:
-    """A conversation began for this user: catch up with it from where this session stands, then join it."""
-    if conv in session.topics or session.author is None:
-        return
-    standings = [s for s in await node.store.standings(session.author.user_no, session.device_no) if s.conv == conv]
-    if not standings or not standings[0].member:
-        return
-    standing = standings[0]
-    position = max(standing.cursor, (session.former or {}).get(conv, 0))
-    await node.hub.follow(session, [(conv, standing.kind == "group")])
-    session.topics.add(conv)
-    await join(session, node, conv, await catch_up(session, node, conv, position))
+async def _follow_what_began(session: Session, node: Node, conv: str) -> None:
+    """Catch up with a conversation that began for this user, from where this session stands, then join it."""
+    author = session.author
+    assert author is not None
+    if conv == EVERYTHING:
+        began = await node.store.standings(author.user_no, session.device_no)
+    else:
+        began = [s for s in [await node.store.standing(author.user_no, session.device_no, conv)] if s is not None]
+    for standing in began:
+        if standing.member and standing.conv not in session.topics:
+            position = max(standing.cursor, (session.former or {}).get(standing.conv, 0))
+            session.topics.add(standing.conv)
+            await node.hub.follow(session, [(standing.conv, standing.kind == "group")])
+            await join(session, node, standing.conv, await catch_up(session, node, standing.conv, position))
 
 
 def _forget(session: Session, node: Node) -> None:

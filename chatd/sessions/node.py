@@ -7,9 +7,10 @@ over time. Owns: the table of sessions. Each task waits for the clock only, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from random import Random
 from time import time_ns
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 import trio
@@ -41,6 +42,24 @@ class Limits(Protocol):
     def requests_waiting(self) -> int: ...
 
 
+    @property
+    def outbox_bytes(self) -> int: ...
+
+
+class PageBytes(NamedTuple):
+    """Payload bytes of a page of a replay, of an answer, and what may still wait in the outbox when one is written."""
+
+    replay: int
+    answer: int
+    drained: int
+
+
+def page_bytes(outbox_bytes: int) -> PageBytes:
+    """Such that a page never cuts who reads: with events' own keys, and base64, it fits in beside what was waiting, and
+    stays below the 1 MiB of a server's message."""
+    return PageBytes(min(256 * 1024, outbox_bytes // 4), min(768 * 1024, outbox_bytes // 2), outbox_bytes // 8)
+
+
 class Identity(Protocol):
     """Who a token speaks for."""
 
@@ -57,6 +76,7 @@ class Node:
 
     def __init__(
         self, *, store: Store, writer: Writer, hub: Hub, metrics: Metrics, limits: Limits, verify: Callable[[str], Identity],
+        cork: AbstractContextManager[None],
         heartbeat_ms: int, hello_seconds: float, marks_seconds: float, advertised: dict[str, int], random: Random,
     ) -> None:  # fmt: skip
         self.store = store
@@ -64,6 +84,8 @@ class Node:
         self.hub = hub
         self.metrics = metrics
         self.limits = limits
+        self.pages = page_bytes(limits.outbox_bytes)
+        self.cork = cork
         self.verify = verify
         self.heartbeat_ms = heartbeat_ms
         self.hello_seconds = hello_seconds
@@ -96,7 +118,8 @@ class Node:
                 session.flush_marks()
 
     async def drain(self, seconds: float) -> None:
-        """End every session with ``draining``, evenly over ``seconds``, each with its own moment to come back."""
+        """End every session with ``draining``, evenly over ``seconds``, each with its own moment to come back. Returns when
+        the last one's link is closed; links see to that in their own bounded time."""
         self.draining = True
         sessions = list(self.sessions.values())
         log.info("node.draining", sessions=len(sessions), seconds=seconds)
@@ -106,3 +129,7 @@ class Node:
             session.end(codes.DRAINING, retry_after_ms=self.random.randrange(0, 1000))
             due += pause
             await trio.sleep(max(0.0, due - trio.current_time()))
+        while self.sessions:  # those too that came through the handshake meanwhile, and those whose peers still read
+            for session in list(self.sessions.values()):
+                session.end(codes.DRAINING, retry_after_ms=self.random.randrange(0, 1000))
+            await trio.sleep(0.02)

@@ -11,15 +11,12 @@ import msgspec
 import trio
 from chatd_protocol import codes, messages
 
-from chatd.delivery.hub import ack_frame, event_frame, is_own, left_user
+from chatd.delivery.hub import ack_frame, event_frame, is_own
 from chatd.sessions.node import Node
 from chatd.sessions.session import Session
 from chatd.store.port import Standing
 
 PAGE_EVENTS = 200
-PAGE_BYTES = 256 * 1024
-DRAIN_BELOW = 128 * 1024
-"""Bytes that may still wait when the next page is read; with a page more it stays below the outbox's bound."""
 STALL_SECONDS = 30.0
 ROUNDS_BEFORE_LIVE = 5
 """How often the tail is read again before ``live`` is said all the same: a busy conversation never stands still."""
@@ -33,8 +30,8 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
     assert session.author is not None
     heads = {s.conv: s.last for s in standings}
     groups = [(s.conv, s.kind == "group") for s in standings if s.member]
-    fresh = await node.hub.follow(session, groups)
     session.topics.update(conv for conv, _ in groups)
+    fresh = await node.hub.follow(session, groups)
     if fresh:
         # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
         standings = await node.store.standings(session.author.user_no, session.device_no)
@@ -71,27 +68,30 @@ async def catch_up(session: Session, node: Node, conv: str, position: int) -> in
     more = True
     while more and session.ended is None:
         page = await node.store.page(
-            session.author.user_no, conv, after=position, before=None, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES, former=True
-        )
+            session.author.user_no, conv, after=position, before=None, limit=PAGE_EVENTS, max_bytes=node.pages.replay,
+            former=True,
+        )  # fmt: skip
         if page is None:
             return position
-        for event in page.events:
-            own = is_own(event, session)
-            session.write(ack_frame(session.encoding, event) if own else event_frame(session.encoding, event))
-            position = event.seq
+        with node.cork:
+            for event in page.events:
+                own = is_own(event, session)
+                session.write(ack_frame(session.encoding, event) if own else event_frame(session.encoding, event))
+                position = event.seq
         node.metrics.replayed += len(page.events)
-        if page.events and page.events[-1].kind == "left" and left_user(page.events[-1]) == session.user:
+        if not page.member and not page.more:
             session.detached(conv, position)
             node.hub.unfollow(session, conv)
             return position
         more = page.more
-        await _wait_for_peer(session)
+        await wait_for_peer(session, node)
     return position
 
 
-async def _wait_for_peer(session: Session) -> None:
+async def wait_for_peer(session: Session, node: Node) -> None:
+    """Return when there is room for a page in the session's outbox; end a session that does not read for so long."""
     with trio.move_on_after(STALL_SECONDS) as scope:
-        await session.link.wait_drained(DRAIN_BELOW)
+        await session.link.wait_drained(node.pages.drained)
     if scope.cancelled_caught:
         session.end(codes.SLOW_CONSUMER, retry_after_ms=1000, cut=True)
 

@@ -21,15 +21,11 @@ from chatd.sessions.session import Session
 from chatd.store.port import Item, Unavailable
 from chatd.store.writer import Full
 
-ANSWER_BYTES = 768 * 1024
-"""Payload bytes in one page: with the events' own keys, and base64 in JSON, it stays below a server message's 1 MiB."""
-JSON_ANSWER_BYTES = 384 * 1024
-
 _NOT_FOUND = "no such conversation"
 
 
-class _Answer(Exception):
-    """Refusal of a request, raised by the functions below."""
+class _RequestRefused(Exception):
+    """Raised by the functions below."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -46,7 +42,7 @@ async def answer(session: Session, node: Node, message: Any) -> None:
         return
     try:
         session.tell(await respond(session, node, message))
-    except _Answer as refusal:
+    except _RequestRefused as refusal:
         session.refuse(refusal.code, str(refusal), id=request_id)
     except Full:
         session.refuse(ErrorCode.OVERLOADED, "the server is busy", id=request_id, retry_ms=500)
@@ -54,8 +50,8 @@ async def answer(session: Session, node: Node, message: Any) -> None:
         session.refuse(ErrorCode.UNAVAILABLE, "the store cannot answer now", id=request_id, retry_ms=1000)
 
 
-def _room(session: Session) -> int:
-    return ANSWER_BYTES if session.encoding.binary else JSON_ANSWER_BYTES
+def _room(session: Session, node: Node) -> int:
+    return node.pages.answer if session.encoding.binary else node.pages.answer // 2  # base64, and keys again
 
 
 def _event_map(event: Event) -> dict[str, Any]:
@@ -64,16 +60,16 @@ def _event_map(event: Event) -> dict[str, Any]:
 
 async def _history(session: Session, node: Node, message: messages.History) -> messages.Ok:
     if message.before is not msgspec.UNSET and message.after is not msgspec.UNSET:
-        raise _Answer(ErrorCode.BAD_MESSAGE, "before, after: give one of them, not both")
+        raise _RequestRefused(ErrorCode.BAD_MESSAGE, "before, after: give one of them, not both")
     assert session.author is not None
     page = await node.store.page(
         session.author.user_no, message.conv,
         after=None if message.after is msgspec.UNSET else message.after,
         before=None if message.before is msgspec.UNSET else message.before,
-        limit=message.limit, max_bytes=_room(session),
+        limit=message.limit, max_bytes=_room(session, node),
     )  # fmt: skip
     if page is None:
-        raise _Answer(ErrorCode.NOT_FOUND, _NOT_FOUND)
+        raise _RequestRefused(ErrorCode.NOT_FOUND, _NOT_FOUND)
     return messages.Ok(
         id=message.id, conv=message.conv, events=[_event_map(event) for event in page.events], last=page.last, more=page.more
     )
@@ -82,13 +78,13 @@ async def _history(session: Session, node: Node, message: messages.History) -> m
 async def _conversations(session: Session, node: Node, message: messages.Conversations) -> messages.Ok:
     assert session.author is not None
     if session.marks:
-        for mark in session.marks.take(session.author):
-            await node.writer.call(mark)
+        session.flush_marks()
+        await node.writer.settled()
     cursor = None if message.cursor is msgspec.UNSET else message.cursor
     try:
         items, following = await node.store.conversations(session.author.user_no, session.device_no, cursor, message.limit)
     except ValueError:
-        raise _Answer(ErrorCode.BAD_MESSAGE, "cursor: not one that this server gave out") from None
+        raise _RequestRefused(ErrorCode.BAD_MESSAGE, "cursor: not one that this server gave out") from None
     return messages.Ok(
         id=message.id, items=[_item_map(item) for item in items],
         cursor=msgspec.UNSET if following is None else following,
@@ -108,7 +104,7 @@ async def _members(session: Session, node: Node, message: messages.Members) -> m
     assert session.author is not None
     members = await node.store.members(session.author.user_no, message.conv)
     if members is None:
-        raise _Answer(ErrorCode.NOT_FOUND, _NOT_FOUND)
+        raise _RequestRefused(ErrorCode.NOT_FOUND, _NOT_FOUND)
     return messages.Ok(
         id=message.id, conv=message.conv, members=[{"user": m.user, "role": m.role, "joined": m.joined} for m in members]
     )
@@ -145,7 +141,7 @@ def _operation(session: Session, message: Any) -> Operation:
 async def _change(session: Session, node: Node, message: Any) -> messages.Ok:
     outcome = await node.writer.call(_operation(session, message))
     if isinstance(outcome, Refused):
-        raise _Answer(outcome.code, outcome.message)
+        raise _RequestRefused(outcome.code, outcome.message)
     conv = getattr(outcome, "conv", "") if isinstance(message, messages.Create) else ""
     return messages.Ok(id=message.id, conv=conv or msgspec.UNSET)
 

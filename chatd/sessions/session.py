@@ -25,10 +25,11 @@ from chatd_protocol.codec import (
     message_payload,
 )
 from chatd_protocol.codes import Close, ErrorCode
-from chatd_protocol.transitions import OutOfPlace
+from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
 
-from chatd.conversations.operations import Author, Operation, Outcome, Refused, Repeated, Send
+from chatd.conversations.operations import Author, Mark, Operation, Outcome, Refused, Repeated, Send
+from chatd.conversations.rules import REPLACED
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.sessions.marks import Marks
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 FRAGMENT_SECONDS: Final = 10.0
 """How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
 
+REQUESTS_BYTES: Final = 256 * 1024
+"""Requests that wait, in bytes; beyond it, as beyond their number, the socket is not read."""
+
+MAX_BEGAN: Final = 1000
+EVERYTHING: Final = ""
+"""Stands for a conversation that began when so many have that they are not listed: all are looked up then."""
+
 _FLOOD_FACTOR = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
 
@@ -50,9 +58,9 @@ class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
-        "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since", "_wake",
-        "address", "author", "device", "device_no", "encoding", "expires_at", "first_cseq", "former", "jobs",
-        "last_heard", "link", "marks", "session_id", "topics", "user",
+        "_began", "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since",
+        "_paused", "_requests", "_requests_bytes", "_wake", "address", "author", "device", "device_no", "encoding", "epoch",
+        "expires_at", "first_cseq", "former", "last_heard", "link", "marks", "session_id", "topics", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -72,13 +80,16 @@ class Session:
         self._wake: trio.Event | None = None
         self._ended: Close | None = None
         self._partial_since = 0.0
+        self._paused = False
+        self._requests: deque[tuple[messages.ClientMessage, int]] = deque()
+        self._requests_bytes = 0
+        self._began: dict[str, None] = {}
         self.last_heard = now
         self.expires_at = 0
         self.user = self.device = ""
         self.author: Author | None = None
         self.device_no = -1
-        self.first_cseq = 0
-        self.jobs: deque[messages.ClientMessage | str] = deque()
+        self.epoch = self.first_cseq = 0
         self.marks: Marks | None = None
         self.topics: set[str] = set()
         self.former: dict[str, int] | None = None
@@ -101,8 +112,8 @@ class Session:
             return
         if not self._parser.partial:
             self._partial_since = 0.0
-        elif not self._partial_since:
-            self._partial_since = self.last_heard
+        elif not self._partial_since or any(opcode < frames.CLOSE for opcode, _ in received):
+            self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
 
     def outbox_overflowed(self) -> None:
         self._node.metrics.slow_consumers += 1
@@ -132,11 +143,11 @@ class Session:
             self._machine.advance("client", _wire_name(message))
         except Malformed as fault:
             self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
-            if self.author is None:
+            if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             return
         except OutOfPlace as fault:
-            if self.author is None and not isinstance(message, messages.Hello):
+            if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             else:
                 self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(fault))
@@ -149,7 +160,7 @@ class Session:
         elif kind is messages.Heartbeat:
             self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
         else:
-            self._queue(message)
+            self._queue(message, len(payload))
 
     def _send(self, message: messages.Send) -> None:
         if wait := self._bucket.take(self.last_heard):
@@ -168,9 +179,20 @@ class Session:
     def _pace(self) -> None:
         """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
         limits = self._node.limits
-        if self._in_flight >= limits.inflight_sends or len(self.jobs) >= limits.requests_waiting:
+        full = (
+            self._in_flight >= limits.inflight_sends
+            or len(self._requests) >= limits.requests_waiting
+            or self._requests_bytes >= REQUESTS_BYTES
+        )
+        if full == self._paused:
+            return
+        self._paused = full
+        if full:
             self.link.pause_reading()
         else:
+            # What lies unread in the socket since then is not the peer's silence, nor its slowness.
+            self.last_heard = trio.current_time()
+            self._partial_since = self.last_heard if self._parser.partial else 0.0
             self.link.resume_reading()
 
     def _send_settled(self, operation: Operation, outcome: Outcome) -> None:
@@ -185,22 +207,27 @@ class Session:
             self.refuse(
                 outcome.code, outcome.message, cseq=operation.cseq, expected=outcome.expected or None, retry_ms=retry_ms
             )
+            if outcome is REPLACED:  # a takeover on another node that the bus did not tell of
+                self.end(codes.REPLACED)
 
     def _mark(self, message: messages.Delivered | messages.Read) -> None:
+        self._move_mark(message.conv, message.seq, message.seq if isinstance(message, messages.Read) else 0)
+
+    def _move_mark(self, conv: str, delivered: int, read: int) -> None:
         if self.marks is None:
             self.marks = Marks()
         if not self.marks:
             self._node.marked.append(self)
-        read = message.seq if isinstance(message, messages.Read) else 0
-        if not self.marks.move(message.conv, message.seq, read):
-            self.flush_marks()
-            self.marks.move(message.conv, message.seq, read)
+        if not self.marks.move(conv, delivered, read):
+            # Marks of 5000 conversations wait: this device may see some of the oldest again, and loses nothing.
+            self._node.metrics.marks_dropped += 1
 
-    def _queue(self, job: messages.ClientMessage) -> None:
-        if type(job) is not messages.Hello and (wait := self._bucket.take(self.last_heard)):
-            self._refuse_message(job, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
+    def _queue(self, request: messages.ClientMessage, size: int) -> None:
+        if type(request) is not messages.Hello and (wait := self._bucket.take(self.last_heard)):
+            self._refuse_message(request, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
             return
-        self.jobs.append(job)
+        self._requests.append((request, size))
+        self._requests_bytes += size
         self._pace()
         self.wake()
 
@@ -209,9 +236,12 @@ class Session:
     def write(self, frame: bytes) -> None:
         self.link.write(frame)
 
-    def invite(self, conv: str) -> None:
-        if self._ended is None and conv not in self.jobs:
-            self.jobs.append(conv)
+    def conversation_began(self, conv: str) -> None:
+        if self._ended is None:
+            if len(self._began) < MAX_BEGAN:
+                self._began[conv] = None
+            else:
+                self._began = {EVERYTHING: None}
             self.wake()
 
     def detached(self, conv: str, position: int) -> None:
@@ -282,16 +312,22 @@ class Session:
         self.wake()
 
     def flush_marks(self) -> None:
-        """Hand the merged marks to the store writer; what its full mailbox does not take is lost, and only repeats."""
+        """Hand the merged marks to the store writer. What it does not take, or the store refuses, is tried again by the next
+        flush, while the session lasts."""
         if self.marks and self.author is not None:
             for mark in self.marks.take(self.author):
-                self._node.writer.submit(mark, _ignore)
+                if not self._node.writer.submit(mark, self._mark_settled):
+                    self._mark_settled(mark, _NOT_TAKEN)
+
+    def _mark_settled(self, operation: Operation, outcome: Outcome) -> None:
+        if isinstance(outcome, Refused) and isinstance(operation, Mark) and self._ended is None:
+            self._move_mark(operation.conv, operation.delivered, operation.read)
 
     def expire(self, now: float, now_ms: int, silence: float) -> None:
         """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token."""
-        if self._partial_since and now - self._partial_since > FRAGMENT_SECONDS:
+        if self._partial_since and not self._paused and now - self._partial_since > FRAGMENT_SECONDS:
             self._close_frame(frames.POLICY_VIOLATION, "message took too long")
-        elif now - self.last_heard > silence:
+        elif now - self.last_heard > silence and not self._paused:
             self.end(codes.HEARTBEAT_MISSED)
         elif self.expires_at and now_ms >= self.expires_at:
             self.end(codes.TOKEN_EXPIRED)
@@ -301,7 +337,7 @@ class Session:
     def opened(self, author: Author, device: str, cseq: int) -> None:
         """The hello was good: from here on the session speaks for a device."""
         self.author, self.user, self.device = author, author.user, device
-        self.device_no, self.first_cseq = author.device_no, cseq
+        self.device_no, self.epoch, self.first_cseq = author.device_no, author.epoch, cseq
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""
@@ -313,15 +349,21 @@ class Session:
             self._wake = None
 
     async def next_job(self) -> messages.ClientMessage | str | None:
-        """The next thing for the actor: a request, or a conversation to join; None when the session has ended."""
-        while not self.jobs and self._ended is None:
+        """The next thing for the actor: the id of a conversation that began (EVERYTHING: look which did), or a request;
+        None when the session has ended."""
+        while not self._requests and not self._began and self._ended is None:
             self._wake = trio.Event()
             await self._wake.wait()
         if self._ended is not None:
             return None
-        job = self.jobs.popleft()
+        if self._began:
+            conv = next(iter(self._began))
+            del self._began[conv]
+            return conv
+        request, size = self._requests.popleft()
+        self._requests_bytes -= size
         self._pace()
-        return job
+        return request
 
 
 def _wire_name(message: messages.ClientMessage) -> str:
@@ -330,5 +372,4 @@ def _wire_name(message: messages.ClientMessage) -> str:
     return name
 
 
-def _ignore(_: Operation, __: Outcome) -> None:
-    """A mark has no answer on the wire."""
+_NOT_TAKEN = Refused(ErrorCode.OVERLOADED, "")

@@ -14,12 +14,16 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from chatd.conversations.operations import Event, Operation, Outcome
+
+LOG_BYTES = 1024 * 1024
+LIST_BYTES = 384 * 1024
+"""With the items' own keys, and base64 in JSON, below a server message's 1 MiB."""
 
 
 class StoreError(Exception):
@@ -53,11 +57,15 @@ class Standing(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """Events in ascending ``seq``; ``last``: the newest that the reader may see; ``more``: some lie beyond the page."""
+    """Events in ascending ``seq``; ``last``: the newest that the reader may see; ``more``: some lie beyond the page.
+
+    ``member``: whether the reader was one, in the same snapshot; a former member's log ends with the ``left`` event.
+    """
 
     events: list[Event]
     last: int
     more: bool
+    member: bool
 
 
 class Item(Struct, frozen=True):
@@ -108,6 +116,9 @@ class Store(Protocol):
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """All conversations of the user, former ones included, newest activity first. Raises Unavailable."""
 
+    async def standing(self, user_no: int, device_no: int, conv: str) -> Standing | None:
+        """One conversation's entry of ``standings``; None when the user never was in it. Raises Unavailable."""
+
     async def page(
         self, user_no: int, conv: str, *, after: int | None, before: int | None, limit: int, max_bytes: int,
         former: bool = False,
@@ -119,8 +130,12 @@ class Store(Protocol):
         but always holds at least one event if there is one. Raises Unavailable.
         """
 
-    async def log(self, conv: str, after: int, limit: int) -> list[Event]:
-        """For repair: the log itself, ascending after ``after``, nobody's rights asked. Raises Unavailable."""
+    async def log(self, conv: str, after: int, limit: int, *, max_bytes: int = LOG_BYTES) -> list[Event]:
+        """For repair: the log itself, ascending after ``after``, nobody's rights asked.
+
+        Ends early rather than exceed ``max_bytes`` of payload, but always holds at least one event if there is one: only
+        an empty answer is the end of the log. Raises Unavailable.
+        """
 
     async def changes(self, token: int | None) -> Changes:
         """Everything committed since the call that returned ``token``; it may repeat, it never omits.
@@ -128,9 +143,14 @@ class Store(Protocol):
         None: nothing but the token to begin with. Raises Unavailable.
         """
 
-    async def conversations(self, user_no: int, device_no: int, cursor: str | None, limit: int) -> tuple[list[Item], str | None]:
-        """A page of the user's current conversations, latest first, and the cursor of the next page. Raises
-        Unavailable, and ValueError for a cursor that this store did not give out."""
+    async def conversations(
+        self, user_no: int, device_no: int, cursor: str | None, limit: int, *, max_bytes: int = LIST_BYTES
+    ) -> tuple[list[Item], str | None]:
+        """A page of the user's current conversations, latest first, and the cursor of the next page.
+
+        Ends early rather than exceed ``max_bytes`` of payloads and titles, but holds at least one item if there is one.
+        Raises Unavailable, and ValueError for a cursor that this store did not give out.
+        """
 
     async def members(self, user_no: int, conv: str) -> list[Member] | None:
         """Ascending by name; None as for ``page``. Raises Unavailable."""
@@ -140,6 +160,3 @@ class Store(Protocol):
 
     async def account(self, name: str) -> Account | None:
         """Raises Unavailable."""
-
-    async def online_members(self, conv: str, users: Collection[str]) -> list[str]:
-        """Those of ``users`` who are members now. Raises Unavailable."""

@@ -13,24 +13,45 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import time_ns
 
 import structlog
 import trio
 from chatd_protocol.codes import ErrorCode
 
-from chatd.conversations.operations import Appended, Operation, Outcome, Refused, Send
+from chatd.conversations.operations import (
+    AddMembers,
+    Appended,
+    CreateGroup,
+    Operation,
+    Outcome,
+    Refused,
+    RemoveMembers,
+    Send,
+)
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
-from chatd.wire.link import Cork
 
 OPERATION_BYTES = 200
-"""What an operation is taken to occupy beside its payload."""
+NAME_BYTES = 80
+"""What an operation is taken to occupy beside its payload, and each name in it."""
 
 OnOutcome = Callable[[Operation, Outcome], None]
 Release = Callable[[Sequence[Appended]], None]
 
 log = structlog.get_logger()
+
+
+def _size_of(operation: Operation) -> int:
+    kind = type(operation)
+    if kind is Send:
+        return OPERATION_BYTES + len(operation.payload)  # type: ignore[union-attr]
+    if isinstance(operation, CreateGroup):
+        return OPERATION_BYTES + NAME_BYTES * len(operation.members)
+    if isinstance(operation, AddMembers | RemoveMembers):
+        return OPERATION_BYTES + NAME_BYTES * len(operation.users)
+    return OPERATION_BYTES
 
 
 class Full(Exception):
@@ -41,8 +62,9 @@ class Writer:
     """``release`` gets what each commit appended, before the outcomes go to those who asked."""
 
     def __init__(
-        self, store: Store, release: Release, metrics: Metrics, cork: Cork, *, max_items: int, max_bytes: int, batch: int
-    ) -> None:
+        self, store: Store, release: Release, metrics: Metrics, cork: AbstractContextManager[None], *, max_items: int,
+        max_bytes: int, batch: int,
+    ) -> None:  # fmt: skip
         self._store = store
         self._release = release
         self._metrics = metrics
@@ -50,9 +72,12 @@ class Writer:
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._batch = batch
-        self._mailbox: deque[tuple[Operation, OnOutcome]] = deque()
+        self._mailbox: deque[tuple[Operation, OnOutcome, int]] = deque()
         self._bytes = 0
         self._arrived = trio.Event()
+        self._in_commit = 0
+        self._outcomes = 0
+        self._batch_settled = trio.Event()
         self._closed = False
         self.healthy = True
 
@@ -62,10 +87,10 @@ class Writer:
     def submit(self, operation: Operation, on_outcome: OnOutcome) -> bool:
         """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called exactly once, in the
         writer's task; it must not raise."""
-        size = OPERATION_BYTES + (len(operation.payload) if type(operation) is Send else 0)
+        size = _size_of(operation)
         if self._closed or len(self._mailbox) >= self._max_items or self._bytes + size > self._max_bytes:
             return False
-        self._mailbox.append((operation, on_outcome))
+        self._mailbox.append((operation, on_outcome, size))
         self._bytes += size
         self._arrived.set()
         return True
@@ -84,6 +109,13 @@ class Writer:
         await done.wait()
         return outcomes[0]
 
+    async def settled(self) -> None:
+        """Wait until everything that is queued now has its outcome. Cancelling is safe."""
+        until = self._outcomes + self._in_commit + len(self._mailbox)
+        await trio.lowlevel.checkpoint()
+        while self._outcomes < until:
+            await self._batch_settled.wait()
+
     def close(self) -> None:
         """Take nothing more; ``run`` ends when what is queued is stored."""
         self._closed = True
@@ -101,7 +133,8 @@ class Writer:
     async def _commit_one_batch(self) -> None:
         mailbox = self._mailbox
         batch = [mailbox.popleft() for _ in range(min(len(mailbox), self._batch))]
-        operations = [operation for operation, _ in batch]
+        operations = [operation for operation, _, _ in batch]
+        self._in_commit = len(batch)
         began = trio.current_time()
         try:
             outcomes = await self._store.commit(operations, time_ns() // 1_000_000)
@@ -117,12 +150,15 @@ class Writer:
             self._metrics.observe_commit(len(batch), trio.current_time() - began)
         self._settle(batch, outcomes)
 
-    def _settle(self, batch: list[tuple[Operation, OnOutcome]], outcomes: list[Outcome]) -> None:
-        for operation, _ in batch:
-            self._bytes -= OPERATION_BYTES + (len(operation.payload) if type(operation) is Send else 0)
+    def _settle(self, batch: list[tuple[Operation, OnOutcome, int]], outcomes: list[Outcome]) -> None:
+        self._bytes -= sum(size for _, _, size in batch)
         appended = [outcome for outcome in outcomes if type(outcome) is Appended]
         self._metrics.stored += sum(len(outcome.events) for outcome in appended)
         with self._cork:
             self._release(appended)
-            for (operation, on_outcome), outcome in zip(batch, outcomes, strict=True):
+            for (operation, on_outcome, _), outcome in zip(batch, outcomes, strict=True):
                 on_outcome(operation, outcome)
+        self._outcomes += len(batch)
+        self._in_commit = 0
+        self._batch_settled.set()
+        self._batch_settled = trio.Event()

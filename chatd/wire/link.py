@@ -13,10 +13,14 @@ import socket
 from collections import deque
 from typing import Protocol
 
+import structlog
 import trio
 
 LINGER_SECONDS = 5.0
 """How long a closing peer may take to read the farewell and close; then the socket is closed under it."""
+
+
+log = structlog.get_logger()
 
 
 class Receiver(Protocol):
@@ -52,7 +56,10 @@ class Link(Protocol):
     def resume_reading(self) -> None: ...
 
     async def wait_drained(self, below: int) -> None:
-        """Return when at most ``below`` bytes wait, or the link has ended. Cancelling is safe."""
+        """Return when at most ``below`` bytes wait, or the link is closing. Cancelling is safe."""
+
+    async def wait_ended(self) -> None:
+        """Return when no byte will come or go any more. Cancelling is safe."""
 
 
 class Outbox:
@@ -119,7 +126,11 @@ class Cork:
         if self.depth == 0:
             dirty, self._dirty = self._dirty, []
             for link in dirty:
-                link.flush()
+                try:
+                    link.flush()
+                except Exception:  # the failure boundary of a connection is around its flush, too
+                    log.exception("link.failed")
+                    link.abort()
 
     def add(self, link: SocketLink) -> None:
         self._dirty.append(link)
@@ -140,7 +151,7 @@ class SocketLink:
 
     __slots__ = (
         "_closing", "_cork", "_drained", "_ended", "_max_bytes", "_max_frames", "_outbox", "_paused", "_pending",
-        "_receiver", "_registry", "sock",
+        "_pending_bytes", "_receiver", "_registry", "sock",
     )
 
     def __init__(
@@ -153,6 +164,7 @@ class SocketLink:
         self._max_bytes = max_bytes
         self._max_frames = max_frames
         self._pending: list[bytes] | None = None
+        self._pending_bytes = 0
         self._outbox: Outbox | None = None
         self._drained: trio.Event | None = None
         self._closing = self._ended = self._paused = False
@@ -171,9 +183,13 @@ class SocketLink:
             self._send(frame)
         elif self._pending is None:
             self._pending = [frame]
+            self._pending_bytes = len(frame)
             self._cork.add(self)
         else:
             self._pending.append(frame)
+            self._pending_bytes += len(frame)
+            if self._pending_bytes > self._max_bytes:  # one batch may write more than a link may keep
+                self.flush()
 
     def flush(self) -> None:
         """Called by the cork: hand over what this batch gathered."""
@@ -312,6 +328,13 @@ class SocketLink:
     async def wait_drained(self, below: int) -> None:
         await trio.lowlevel.checkpoint()
         while not self._ended and not self._closing and self.waiting_bytes > below:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    async def wait_ended(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._ended:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()

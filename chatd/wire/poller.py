@@ -36,9 +36,6 @@ class Poller:
         self._serial = count()
         self.faults = 0
 
-    def __len__(self) -> int:
-        return len(self._links)
-
     def watch(self, link: SocketLink, *, readable: bool, writable: bool) -> None:
         """Say what the link waits for; the first call registers it."""
         mask = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)

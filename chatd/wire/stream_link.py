@@ -73,6 +73,12 @@ class StreamLink:
             self._drained = trio.Event()
             await self._drained.wait()
 
+    async def wait_ended(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._ended:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
     async def run(self) -> None:
         """Carry bytes until either side ends it. Raises nothing of the peer's making."""
         try:
@@ -109,5 +115,14 @@ class StreamLink:
                 self._in_flight = 0
                 self._drained.set()
             if self._closing:
-                await self._stream.aclose()
+                await self._half_close()
                 return
+
+    async def _half_close(self) -> None:
+        # As SocketLink: a full close with unread input would send RST, and the kernel would throw away the farewell. The
+        # reader goes on to the peer's own end, or the linger.
+        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        if isinstance(transport, trio.abc.HalfCloseableStream):
+            await transport.send_eof()
+        else:
+            await self._stream.aclose()

@@ -55,7 +55,6 @@ HEARTBEAT_MISSED = Close(4002, "heartbeat_missed")
 # 4100-4199: reconnect after retry_after_ms, with jitter.
 SLOW_CONSUMER = Close(4100, "slow_consumer")
 OVERLOADED = Close(4101, "overloaded")
-TOO_MANY_CONNECTIONS = Close(4102, "too_many_connections")
 RATE_LIMITED = Close(4103, "rate_limited")
 UNAVAILABLE = Close(4104, "unavailable")
 # 4200-4299: do not reconnect before something has changed.
@@ -63,13 +62,11 @@ BAD_TOKEN = Close(4200, "bad_token")
 TOKEN_EXPIRED = Close(4201, "token_expired")
 HELLO_EXPECTED = Close(4202, "hello_expected")
 REPLACED = Close(4203, "replaced")
-PROTOCOL_ERROR = Close(4204, "protocol_error")
 TOO_MANY_DEVICES = Close(4205, "too_many_devices")
 SIGNED_OUT = Close(4206, "signed_out")
 
 CLOSES = (
-    DRAINING, INTERNAL_ERROR, HEARTBEAT_MISSED, SLOW_CONSUMER, OVERLOADED, TOO_MANY_CONNECTIONS, RATE_LIMITED,
-    UNAVAILABLE, BAD_TOKEN, TOKEN_EXPIRED, HELLO_EXPECTED, REPLACED, PROTOCOL_ERROR, TOO_MANY_DEVICES, SIGNED_OUT,
+    UNAVAILABLE, BAD_TOKEN, TOKEN_EXPIRED, HELLO_EXPECTED, REPLACED, TOO_MANY_DEVICES, SIGNED_OUT,
 )
 
 

@@ -17,7 +17,10 @@ PURE = [
     "chatd.delivery.topic",
     "chatd.limits",
     "chatd.listener.head",
+    "chatd.ops.health",
     "chatd.options",
+    "chatd.sessions.marks",
+    "chatd.store.port",
     "chatd.wire.frames",
     "chatd_protocol",
 ]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.conversations.operations import Event
-from chatd.delivery.topic import Topic
+from chatd.delivery.topic import HeldBytes, Topic
 
 HELD = 8
 
@@ -16,7 +16,7 @@ def event(seq: int) -> Event:
 
 
 def anchored(position: int = 0) -> Topic[str]:
-    topic: Topic[str] = Topic("c", group=True, held_bound=HELD)
+    topic: Topic[str] = Topic("c", group=True, held_bound=HELD, held_bytes=HeldBytes(1 << 20))
     topic.follow("s")
     assert topic.join("s", position)
     return topic
@@ -84,7 +84,7 @@ def test_a_follower_ahead_skips_what_it_has(order: list[int]) -> None:
 
 def test_nobody_live_counts_but_releases_nothing() -> None:
     """While the first session still reads, events are only noted, and it may not join before it has them."""
-    topic: Topic[str] = Topic("c", group=False, held_bound=HELD)
+    topic: Topic[str] = Topic("c", group=False, held_bound=HELD, held_bytes=HeldBytes(1 << 20))
     topic.follow("s")
     assert list(topic.offer(event(9))) == []
     assert not topic.join("s", 8)

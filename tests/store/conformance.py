@@ -63,7 +63,7 @@ async def group(store: Store, owner: Author, *members: str, history: Any = "sinc
 
 
 async def whole(store: Store, conv: str) -> list[tuple[int, str]]:
-    return [(event.seq, event.kind) for event in await store.log(conv, 0, 10_000)]
+    return [(event.seq, event.kind) for event in await store.log(conv, 0, 10_000, max_bytes=2**40)]
 
 
 def code(outcome: Outcome) -> str:
@@ -255,6 +255,64 @@ class StoreConformance:
             assert await read(after=0, max_bytes=1) == ([1], True)
             assert await read(max_bytes=1) == ([10], True)
 
+    async def test_a_log_read_is_bounded_in_bytes(self, engine: Engine) -> None:
+        """By number and by bytes, 1 MiB if nothing is said, at least one event; empty only at the end."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            (made, *_) = await do(store, *[message(a, n, "@b", "y" * 60_000) for n in range(1, 31)])
+
+            async def read(after: int, **bounds: int) -> list[int]:
+                return [event.seq for event in await store.log(made.conv, after, 20, **bounds)]
+
+            assert await read(0) == list(range(1, 18))
+            assert await read(0, max_bytes=130_000) == [1, 2]
+            assert await read(5, max_bytes=1) == [6]
+            assert await read(20) == list(range(21, 31))
+            assert await read(30, max_bytes=1) == []
+            page = await store.page(a.user_no, made.conv, after=None, before=None, limit=20, max_bytes=130_000)
+            assert page is not None
+            assert ([event.seq for event in page.events], page.more) == ([29, 30], True)
+
+    async def test_one_standing_is_the_entry_of_all(self, engine: Engine) -> None:
+        """``standing`` of each conversation, former ones included, equals ``standings``; None where one never was."""
+        async with engine() as store:
+            a, b, c = await people(store, "a", "b", "c")
+            stays, leaves = await group(store, a, "b"), await group(store, a, "b", history="all")
+            await do(store, message(a, 1, stays), message(a, 2, "@b"), RemoveMembers(author=a, conv=leaves, users=("b",)))
+            await do(store, Mark(author=b, conv=stays, delivered=2, read=1), Rename(author=a, conv=leaves, title="t"))
+            for who in (a, b):
+                every = await store.standings(who.user_no, who.device_no)
+                assert len(every) == 3
+                assert [await store.standing(who.user_no, who.device_no, s.conv) for s in every] == every
+            for conv in (stays, leaves, "absent"):
+                assert await store.standing(c.user_no, c.device_no, conv) is None
+
+    async def test_a_former_member_confirms_the_end(self, engine: Engine) -> None:
+        """I7: ``delivered`` moves a former member's cursor to the ``left`` event and not beyond, so replay has an end."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            await do(store, message(a, 1, conv), RemoveMembers(author=a, conv=conv, users=("b",)), message(a, 2, conv))
+
+            async def cursor(delivered: int) -> int:
+                await do(store, Mark(author=b, conv=conv, delivered=delivered, read=0))
+                standing = await store.standing(b.user_no, b.device_no, conv)
+                assert standing is not None
+                return standing.cursor
+
+            assert [await cursor(seq) for seq in (2, 3, 1, 99)] == [2, 3, 3, 3]
+
+    async def test_a_mark_before_ones_time_moves_nothing_back(self, engine: Engine) -> None:
+        """A device that confirms what lies before ``joined`` still begins there."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, history="all")
+            await do(store, message(a, 1, conv), message(a, 2, conv), AddMembers(author=a, conv=conv, users=("b",)))
+            await do(store, Mark(author=b, conv=conv, delivered=1, read=0))
+            standing = await store.standing(b.user_no, b.device_no, conv)
+            assert standing is not None
+            assert standing.cursor == 3
+
     async def test_marks_never_move_back(self, engine: Engine) -> None:
         """Cursors and read marks only grow, stay within the log, and are nobody else's."""
         async with engine() as store:
@@ -333,6 +391,38 @@ class StoreConformance:
             assert end is None
             with pytest.raises(ValueError, match="cursor"):
                 await store.conversations(a.user_no, a.device_no, "x", 3)
+
+    async def test_the_list_is_bounded_in_bytes(self, engine: Engine) -> None:
+        """A page ends early rather than grow, with at least one item, and the pages together leave nothing out."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            convs = [await group(store, a, "b") for _ in range(4)]
+            await do(store, *[message(b, n, conv, "y" * 60_000) for n, conv in enumerate(convs, 1)])
+            for max_bytes, sizes in [(130_000, [2, 2]), (1, [1, 1, 1, 1]), (10**6, [4])]:
+                pages: list[list[str]] = []
+                cursor: str | None = None
+                while not pages or cursor is not None:
+                    items, cursor = await store.conversations(a.user_no, a.device_no, cursor, 10, max_bytes=max_bytes)
+                    assert all(item.event is not None and item.unread == 1 for item in items)
+                    pages.append([item.conv for item in items])
+                assert [len(page) for page in pages] == sizes
+                assert [conv for page in pages for conv in page] == convs[::-1]
+
+    async def test_what_an_item_says(self, engine: Engine) -> None:
+        """A dm's members by name, a group's none; the newest event; marks and unread as they were set."""
+        async with engine() as store:
+            b, a = await people(store, "b", "a")
+            conv = await group(store, a, "b")
+            sent, _ = await do(store, message(b, 1, "@a"), message(b, 2, "@a"), now=NOW + 1)
+            await do(store, Mark(author=a, conv=sent.conv, delivered=2, read=1))
+            (dm, club), cursor = await store.conversations(a.user_no, a.device_no, None, 2)
+            assert cursor is None
+            assert (dm.conv, dm.kind, dm.members, dm.last, dm.read, dm.delivered, dm.unread) == (
+                sent.conv, "dm", ["a", "b"], 2, 1, 2, 1
+            )  # fmt: skip
+            assert [dm.event] == await store.log(sent.conv, 1, 1)
+            assert (club.conv, club.title, club.members, club.last, club.unread) == (conv, "g", [], 1, 0)
+            assert [club.event] == await store.log(conv, 0, 1)
 
     @given(
         st.lists(

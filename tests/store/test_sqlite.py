@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +13,22 @@ from typing import Any
 
 import apsw
 import pytest
+import trio
 
 from chatd.adapters.sqlite.store import open_store
-from chatd.conversations.operations import Appended
+from chatd.conversations.operations import (
+    AddMembers,
+    Appended,
+    CreateAccount,
+    Mark,
+    RemoveMembers,
+    Rename,
+    Repeated,
+    SetBlock,
+    SetRole,
+)
 from chatd.store.port import NewerSchema, Unavailable
-from tests.store.conformance import Engine, StoreConformance, do, message, people, whole
+from tests.store.conformance import Engine, StoreConformance, do, group, message, people, whole
 
 
 @pytest.fixture
@@ -76,6 +86,115 @@ async def test_a_full_disk_refuses_and_recovers(engine: Any) -> None:
         assert [seq for seq, _ in await whole(store, first.conv)] == list(range(1, 50))
 
 
+async def test_a_read_that_fails_says_why_and_the_next_one_works(engine: Any) -> None:
+    """Out of memory SQLite ends the transaction by itself: still ``Unavailable``, and that connection is not used again."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        (first, *_) = await do(store, *[message(a, n, "@b", "y" * 60_000) for n in range(1, 31)])
+        assert await whole(store, first.conv)
+        (reader,) = store._idle
+        apsw.hard_heap_limit(apsw.memory_used() + 500_000)
+        try:
+            with pytest.raises(Unavailable, match="NoMem"):
+                await whole(store, first.conv)
+        finally:
+            apsw.hard_heap_limit(0)
+        assert reader not in store._idle
+        assert [seq for seq, _ in await whole(store, first.conv)] == list(range(1, 31))
+
+
+async def test_a_wrong_cursor_costs_no_reader(engine: Any) -> None:
+    """A client may send what cursors it likes; a connection is opened anew only for the store's own errors."""
+    async with engine() as store:
+        (a,) = await people(store, "a")
+        assert await store.standings(a.user_no, a.device_no) == []
+        readers = list(store._idle)
+        with pytest.raises(ValueError, match="cursor"):
+            await store.conversations(a.user_no, a.device_no, "x", 3)
+        assert store._idle == readers
+
+
+async def test_payloads_beyond_the_bound_stay_in_sqlite(engine: Any) -> None:
+    """I9: of 100 events of 60 kB, 200 kB are wanted; what SQLite hands over is that in hex, not all 12 MB."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        (first, *_) = await do(store, *[message(a, n, "@b", "y" * 60_000) for n in range(1, 101)])
+        conv = await group(store, a)
+        await do(store, message(a, 101, conv, "y" * 60_000))
+        handed: list[int] = []
+
+        def measure(cursor: apsw.Cursor, row: tuple[Any, ...]) -> tuple[Any, ...]:
+            handed.append(len(row[0]))
+            return row
+
+        await store.standings(a.user_no, a.device_no)  # opens the reader
+        for reader in store._idle:
+            reader.row_trace = measure
+        for after, before in [(0, None), (None, None), (None, 50)]:
+            page = await store.page(a.user_no, first.conv, after=after, before=before, limit=100, max_bytes=200_000)
+            assert len(page.events) == 3
+        assert len(await store.log(first.conv, 0, 100, max_bytes=200_000)) == 3
+        assert len((await store.conversations(a.user_no, a.device_no, None, 10, max_bytes=70_000))[0]) == 1
+        assert len(handed) == 8
+        assert max(handed) < 450_000
+
+
+async def test_no_statement_reads_a_whole_table(engine: Any) -> None:
+    """I9: each statement of reads and commits finds its rows by an index, however long the log; a repeat, too."""
+    statements: dict[str, Any] = {}
+
+    def remember(_: apsw.Cursor, sql: str, bindings: Any) -> bool:
+        statements[sql] = bindings
+        return True
+
+    def traced(connection: apsw.Connection) -> None:
+        connection.exec_trace = remember
+
+    apsw.connection_hooks.append(traced)
+    try:
+        async with engine() as store:
+            await _do_everything(store)
+    finally:
+        apsw.connection_hooks.remove(traced)
+    async with engine() as store:
+        tables = {row[0] for row in store._connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        judged = [sql for sql in statements if sql.split()[0] in {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}]
+        assert len(judged) > 30
+        for sql in judged:
+            aliases = set(re.findall(r"\b(?:FROM|JOIN) (?:" + "|".join(tables) + r") (\w+)", sql)) - {"WHERE", "JOIN", "GROUP"}
+            plan = [row[3] for row in store._connection.execute(f"EXPLAIN QUERY PLAN {sql}", statements[sql])]
+            scanned = {step.split()[1] for step in plan if step.startswith("SCAN ")}
+            assert not scanned & (tables | aliases), (sql, plan)
+
+
+async def _do_everything(store: Any) -> None:
+    a, b = await people(store, "a", "b")
+    await do(store, CreateAccount(user="c", password_hash="h"))
+    conv = await group(store, a, "b")
+    (sent,) = await do(store, message(a, 1, "@b"))
+    await do(
+        store, SetRole(author=a, conv=conv, user="b", role="admin"), Rename(author=a, conv=conv, title="t"),
+        AddMembers(author=a, conv=conv, users=("c",)), RemoveMembers(author=a, conv=conv, users=("b",)),
+        SetBlock(author=a, user="b", on=True), SetBlock(author=a, user="b", on=False),
+        Mark(author=b, conv=conv, delivered=1, read=0),
+    )  # fmt: skip
+    (repeat,) = await do(store, message(a, 1, "@b"))
+    assert isinstance(repeat, Repeated)
+    async with open_store(store._path) as other:  # remembers nothing: what is cached above is read here
+        await do(other, message(a, 2, sent.conv), message(b, 1, "@a"))
+    for where in ({"after": 0, "before": None}, {"after": None, "before": None}):
+        await store.page(a.user_no, conv, limit=10, max_bytes=1000, **where)
+    token = (await store.changes(None)).token
+    await store.changes(token - 1)
+    await store.log(conv, 0, 10)
+    await store.standings(a.user_no, a.device_no)
+    await store.standing(a.user_no, a.device_no, conv)
+    await store.conversations(a.user_no, a.device_no, None, 10)
+    await store.members(a.user_no, conv)
+    await store.blocked(a.user_no)
+    await store.account("a")
+
+
 CHILD = """
 import sys, trio
 sys.path.insert(0, {root!r})
@@ -91,20 +210,44 @@ trio.run(main)
 """
 
 
+async def _read_until(child: trio.Process, wanted: int, errors: Path) -> int:
+    """The last number that the child said, once it is ``wanted``; what it wrote to stderr if it dies or says nothing."""
+    assert child.stdout is not None
+    said, acked = b"", 0
+    with trio.move_on_after(60) as guard:
+        while acked < wanted:
+            chunk = await child.stdout.receive_some()
+            assert chunk != b"", f"the child died: {errors.read_text()}"
+            *lines, said = (said + chunk).split(b"\n")
+            acked = max([acked, *(int(line) for line in lines if line.isdigit())])  # the child logs to the same place
+    assert not guard.cancelled_caught, f"the child stopped at {acked}: {errors.read_text()}"
+    return acked
+
+
+async def _acked_by_a_child_killed(code: str, errors: Path) -> int:
+    """What a process said was stored before it was killed at 300 or later."""
+    with errors.open("wb") as stderr:
+        child = await trio.lowlevel.open_process([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        return await _read_until(child, 300, errors)
+    finally:
+        child.kill()
+        with trio.CancelScope(shield=True):
+            await child.wait()
+            assert child.stdout is not None
+            await child.stdout.aclose()
+
+
+async def test_a_child_that_dies_is_a_failure_and_not_a_hang(tmp_path: Path) -> None:
+    """The next test's own guard: it ends when its child does, and shows what the child said."""
+    with pytest.raises(AssertionError, match="no such luck"), trio.fail_after(30):
+        await _acked_by_a_child_killed("raise SystemExit('no such luck')", tmp_path / "stderr")
+
+
 async def test_what_was_acknowledged_survives_kill_9(path: Path, engine: Any) -> None:
     """I1: a process that commits is killed; all that it had said was stored is there, without a hole."""
     root = str(Path(__file__).parents[2])
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(path=str(path), root=root)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert child.stdout is not None
-    acked = 0
-    while acked < 300:
-        line = child.stdout.readline().strip()
-        acked = int(line) if line.isdigit() else acked  # the child logs to the same place
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    acked = await _acked_by_a_child_killed(CHILD.format(path=str(path), root=root), path.with_name("stderr"))
     async with engine() as store:
         a, _ = await people(store, "a", "b")
         standing = (await store.standings(a.user_no, a.device_no))[0]
@@ -117,7 +260,7 @@ async def test_dedupe_is_what_stops_repeats(engine: Any) -> None:
     async with engine() as store:
         a, _ = await people(store, "a", "b")
         (first,) = await do(store, message(a, 1, "@b"))
-        store._book.device(a.device_no).cseq = 0  # the guard off
+        store._cache.device(a.device_no).cseq = 0  # the guard off
         with pytest.raises(apsw.ConstraintError):
             await do(store, message(a, 1, "@b"))
         assert await whole(store, first.conv) == [(1, "message")]

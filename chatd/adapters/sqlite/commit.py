@@ -13,7 +13,7 @@ import apsw
 import cbor2
 from chatd_protocol.codes import ErrorCode
 
-from chatd.adapters.sqlite.book import Book, Conversation, Device
+from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     AddMembers,
@@ -47,11 +47,11 @@ class Commit:
     """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits."""
 
     def __init__(
-        self, connection: apsw.Connection, book: Book, now: int, *, max_members: int, max_devices: int,
+        self, connection: apsw.Connection, cache: CommitCache, now: int, *, max_members: int, max_devices: int,
         new_device_events: int,
     ) -> None:
         self._connection = connection
-        self._book = book
+        self._cache = cache
         self._now = now
         self._max_members = max_members
         self._max_devices = max_devices
@@ -106,7 +106,7 @@ class Commit:
 
     def _send(self, send: Send) -> Outcome:
         author = send.author
-        device = self._book.device(author.device_no)
+        device = self._cache.device(author.device_no)
         if send.cseq <= device.cseq:
             return self._repeat(send)
         if author.epoch != device.epoch:
@@ -127,9 +127,9 @@ class Commit:
         if staged is not None:
             digest, conv, seq, at = staged[0], staged[1].conv, staged[1].seq, staged[1].at
         else:
-            row = self._book.one(
+            row = self._cache.one(
                 "SELECT e.digest, c.id, e.seq, e.at FROM events e JOIN conversations c ON c.no = e.conv"
-                " WHERE e.device = ? AND e.cseq = ?",
+                " WHERE e.device = ? AND e.cseq = ? AND e.cseq > 0",  # without the last term the partial index is not used
                 send.author.device_no, send.cseq,
             )  # fmt: skip
             digest, conv, seq, at = row
@@ -141,26 +141,26 @@ class Commit:
         """The conversation that a send goes to, made if it is the first between two users."""
         author = send.author
         if not send.to.startswith("@"):
-            conversation = self._book.conversation(send.to)
+            conversation = self._cache.conversation(send.to)
             if conversation is None:
                 return rules.NOT_FOUND
-            blocked = conversation.kind == "dm" and self._book.blocks(
+            blocked = conversation.kind == "dm" and self._cache.blocks(
                 conversation.other(author.user_no), author.user_no
             )
             return rules.may_send(conversation.role(author.user_no), blocked=blocked) or conversation
-        other = self._book.user(send.to[1:])
+        other = self._cache.user(send.to[1:])
         if other is None:
             return rules.no_such_user(send.to[1:])
-        if (refusal := rules.may_send("member", blocked=self._book.blocks(other, author.user_no))) is not None:
+        if (refusal := rules.may_send("member", blocked=self._cache.blocks(other, author.user_no))) is not None:
             return refusal
-        return self._book.dm(author.user_no, other) or self._make_dm(author, other)
+        return self._cache.dm(author.user_no, other) or self._make_dm(author, other)
 
     def _make_dm(self, author: Author, other: int) -> Conversation:
         pair = (min(author.user_no, other), max(author.user_no, other))
         conversation = self._make("dm", "", "all", *pair)
         for user in dict.fromkeys(pair):
             self._enter(conversation, user, "member", 1, 1)
-        conversation.dm = tuple(sorted(self._book.name(user) for user in conversation.members))
+        conversation.dm = tuple(sorted(self._cache.name(user) for user in conversation.members))
         return conversation
 
     def _make(self, kind: str, title: str, history: str, low: int | None = None, high: int | None = None) -> Conversation:
@@ -171,7 +171,7 @@ class Commit:
             (id, kind, title, history, low, high),
         )
         no = self._connection.last_insert_rowid()
-        return self._book.remember(Conversation(no, id, kind, title, history, 0, 0))
+        return self._cache.remember(Conversation(no, id, kind, title, history, 0, 0))
 
     def _enter(self, conversation: Conversation, user: int, role: Role, joined: int, first: int) -> None:
         self._connection.execute(
@@ -187,7 +187,7 @@ class Commit:
 
     def _create_group(self, create: CreateGroup) -> Outcome:
         names = sorted({create.author.user, *create.members})
-        users = {name: self._book.user(name) for name in names}
+        users = {name: self._cache.user(name) for name in names}
         for name, user in users.items():
             if user is None:
                 return rules.no_such_user(name)
@@ -202,11 +202,11 @@ class Commit:
         return Appended(conversation.id, (event,), joined=tuple(names))
 
     def _add(self, add: AddMembers) -> Outcome:
-        conversation = self._book.conversation(add.conv)
+        conversation = self._cache.conversation(add.conv)
         role = conversation.role(add.author.user_no) if conversation else None
         if conversation is None or (refusal := rules.may_steward(role, conversation.kind, "add")) is not None:
             return rules.NOT_FOUND if conversation is None else cast("Refused", refusal)
-        users = {name: self._book.user(name) for name in dict.fromkeys(add.users)}
+        users = {name: self._cache.user(name) for name in dict.fromkeys(add.users)}
         for name, user in users.items():
             if user is None:
                 return rules.no_such_user(name)
@@ -222,12 +222,12 @@ class Commit:
         return Appended(conversation.id, tuple(events), joined=tuple(new)) if events else Done(conversation.id)
 
     def _remove(self, remove: RemoveMembers) -> Outcome:
-        conversation = self._book.conversation(remove.conv)
+        conversation = self._cache.conversation(remove.conv)
         if conversation is None:
             return rules.NOT_FOUND
         author = remove.author
         names = tuple(dict.fromkeys(remove.users))
-        users = {name: self._book.user(name) for name in names}
+        users = {name: self._cache.user(name) for name in names}
         targets = {name: None if user is None else conversation.role(user) for name, user in users.items()}
         role = conversation.role(author.user_no)
         if (refusal := rules.may_remove(role, conversation.kind, author.user, targets)) is not None:
@@ -253,14 +253,14 @@ class Commit:
         self._connection.execute(
             "UPDATE members SET role = ? WHERE conv = ? AND user = ?", (role, conversation.no, user)
         )
-        payload = cbor2.dumps({"user": self._book.name(user), "role": role})
+        payload = cbor2.dumps({"user": self._cache.name(user), "role": role})
         return self._append(conversation, author, "role", payload)
 
     def _set_role(self, change: SetRole) -> Outcome:
-        conversation = self._book.conversation(change.conv)
+        conversation = self._cache.conversation(change.conv)
         if conversation is None:
             return rules.NOT_FOUND
-        author, user = change.author, self._book.user(change.user)
+        author, user = change.author, self._cache.user(change.user)
         target = None if user is None else conversation.role(user)
         mine = conversation.role(author.user_no)
         if (refusal := rules.may_set_role(mine, conversation.kind, author.user, change.user, target)) is not None:
@@ -273,7 +273,7 @@ class Commit:
         return Appended(conversation.id, tuple(events))
 
     def _rename(self, rename: Rename) -> Outcome:
-        conversation = self._book.conversation(rename.conv)
+        conversation = self._cache.conversation(rename.conv)
         role = conversation.role(rename.author.user_no) if conversation else None
         if conversation is None or (refusal := rules.may_steward(role, conversation.kind, "rename")) is not None:
             return rules.NOT_FOUND if conversation is None else cast("Refused", refusal)
@@ -286,16 +286,18 @@ class Commit:
     # --- marks, blocks, devices, accounts -------------------------------------------------------
 
     def _mark(self, mark: Mark) -> Outcome:
-        conversation = self._book.conversation(mark.conv)
+        conversation = self._cache.conversation(mark.conv)
         author = mark.author
-        if conversation is None or author.user_no not in conversation.members:
+        place = None if conversation is None else self._place(conversation, author.user_no)
+        if conversation is None or place is None:
             return Done()
-        read = min(mark.read, conversation.head)
-        delivered = min(max(mark.delivered, mark.read), conversation.head)
+        joined, last = place
+        read = min(mark.read, last)
+        delivered = min(max(mark.delivered, mark.read), last)
         self._connection.execute(
-            "INSERT INTO cursors (device, conv, seq) VALUES (?1, ?2, ?3)"
+            "INSERT INTO cursors (device, conv, seq) VALUES (?1, ?2, max(?3, ?4 - 1))"
             " ON CONFLICT (device, conv) DO UPDATE SET seq = max(seq, ?3)",
-            (author.device_no, conversation.no, delivered),
+            (author.device_no, conversation.no, delivered, joined),
         )
         self._connection.execute(
             "UPDATE members SET read = max(read, ?1), delivered = max(delivered, ?2) WHERE conv = ?3 AND user = ?4",
@@ -303,8 +305,16 @@ class Commit:
         )
         return Done(conversation.id)
 
+    def _place(self, conversation: Conversation, user: int) -> tuple[int, int] | None:
+        """Where a user's own part of the log begins and ends: a former member's at their ``left`` event, which their
+        devices confirm, too; without that it would be replayed at every hello."""
+        if (entry := conversation.members.get(user)) is not None:
+            return entry[1], conversation.head
+        row = self._cache.one("SELECT joined, left FROM members WHERE conv = ? AND user = ?", conversation.no, user)
+        return None if row is None else (row[0], row[1])
+
     def _set_block(self, block: SetBlock) -> Outcome:
-        user = self._book.user(block.user)
+        user = self._cache.user(block.user)
         if user is None:
             return rules.no_such_user(block.user)
         pair = (block.author.user_no, user)
@@ -312,25 +322,25 @@ class Commit:
             self._connection.execute("INSERT OR IGNORE INTO blocks (blocker, blocked) VALUES (?, ?)", pair)
         else:
             self._connection.execute("DELETE FROM blocks WHERE blocker = ? AND blocked = ?", pair)
-        self._book.set_block(*pair, block.on)
+        self._cache.set_block(*pair, block.on)
         return Done()
 
     def _open_device(self, opening: OpenDevice) -> Outcome:
-        user = self._book.user(opening.user)
+        user = self._cache.user(opening.user)
         if user is None:
             if not opening.create_user:
                 return Refused(ErrorCode.UNAUTHENTICATED, "no such user")
             self._connection.execute("INSERT INTO users (name, password_hash) VALUES (?, '')", (opening.user,))
             user = self._connection.last_insert_rowid()
-        row = self._book.one("SELECT no FROM devices WHERE user = ? AND name = ?", user, opening.device)
+        row = self._cache.one("SELECT no FROM devices WHERE user = ? AND name = ?", user, opening.device)
         if row is not None:
             return self._opened(user, opening.user, row[0])
-        if self._book.one("SELECT count(*) FROM devices WHERE user = ?", user)[0] >= self._max_devices:
+        if self._cache.one("SELECT count(*) FROM devices WHERE user = ?", user)[0] >= self._max_devices:
             return Refused(ErrorCode.TOO_MANY_DEVICES, f"devices: at most {self._max_devices} a user")
         return self._opened(user, opening.user, self._make_device(user, opening.device))
 
     def _opened(self, user: int, name: str, no: int) -> DeviceOpened:
-        device = self._book.device(no)
+        device = self._cache.device(no)
         device.epoch += 1
         self._devices[no] = device
         return DeviceOpened(Author(user, name, no, device.epoch), device.cseq)
@@ -354,7 +364,7 @@ class Commit:
         return device
 
     def _create_account(self, create: CreateAccount) -> Outcome:
-        if self._book.user(create.user) is not None:
+        if self._cache.user(create.user) is not None:
             return Refused(ErrorCode.NAME_TAKEN, "name: taken")
         self._connection.execute(
             "INSERT INTO users (name, password_hash) VALUES (?, ?)", (create.user, create.password_hash)

@@ -11,7 +11,7 @@ out of date. After an I/O error the connection is opened anew: what its cache ho
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ import structlog
 import trio
 
 from chatd.adapters.sqlite import reads
-from chatd.adapters.sqlite.book import Book
+from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
 from chatd.conversations.operations import Event, Operation, Outcome
-from chatd.store.port import Account, Changes, Item, Member, Page, Standing, Unavailable
+from chatd.store.port import LIST_BYTES, LOG_BYTES, Account, Changes, Item, Member, Page, Standing, Unavailable
 
 READERS = 2
 
@@ -51,7 +51,7 @@ class SqliteStore:
     def _connect(self) -> None:
         self._closed = True
         self._connection = open_connection(self._path, busy_ms=0, read_only=False)
-        self._book = Book(self._connection)
+        self._cache = CommitCache(self._connection)
         self._closed = False
 
     async def commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
@@ -61,9 +61,9 @@ class SqliteStore:
         try:
             await self._begin()
             with translated():
-                self._book.begin()
+                self._cache.begin()
                 commit = Commit(
-                    self._connection, self._book, now, max_members=self._max_members, max_devices=self._max_devices,
+                    self._connection, self._cache, now, max_members=self._max_members, max_devices=self._max_devices,
                     new_device_events=self._new_device_events,
                 )  # fmt: skip
                 outcomes = [commit.apply(operation) for operation in operations]
@@ -97,7 +97,7 @@ class SqliteStore:
 
     def _recover(self, fault: BaseException) -> None:
         """Nothing of a failed commit may stay: not in the transaction, not in what is remembered."""
-        self._book.forget()
+        self._cache.forget()
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -113,22 +113,34 @@ class SqliteStore:
 
         def run() -> T:
             with translated():
-                connection = self._idle.pop() if self._idle else self._open_reader()
+                connection = self._take_reader()
                 try:
                     connection.execute("BEGIN")
-                    return query(connection, *values)
-                finally:
+                    found = query(connection, *values)
                     connection.execute("ROLLBACK")
-                    self._idle.append(connection)
+                except BaseException:
+                    # Not rolled back: after an I/O error SQLite has done so by itself, and a second ROLLBACK would raise
+                    # in the error's place. Not kept: what its cache holds is not trusted.
+                    connection.close(True)
+                    raise
+                self._idle.append(connection)
+                return found
 
         return await trio.to_thread.run_sync(run, limiter=self._reading)
 
-    def _open_reader(self) -> apsw.Connection:
-        return open_connection(self._path, busy_ms=self._busy_ms, read_only=True)
+    def _take_reader(self) -> apsw.Connection:
+        try:
+            return self._idle.pop()  # not looked at first: another thread may take the last one in between
+        except IndexError:
+            return open_connection(self._path, busy_ms=self._busy_ms, read_only=True)
 
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """See the port."""
         return await self._read(reads.standings, user_no, device_no)
+
+    async def standing(self, user_no: int, device_no: int, conv: str) -> Standing | None:
+        """See the port."""
+        return await self._read(reads.standing, user_no, device_no, conv)
 
     async def page(
         self, user_no: int, conv: str, *, after: int | None, before: int | None, limit: int, max_bytes: int,
@@ -137,20 +149,21 @@ class SqliteStore:
         """See the port."""
         return await self._read(reads.page, user_no, conv, after, before, limit, max_bytes, former)
 
-    async def log(self, conv: str, after: int, limit: int) -> list[Event]:
+    async def log(self, conv: str, after: int, limit: int, *, max_bytes: int = LOG_BYTES) -> list[Event]:
         """See the port."""
-        return await self._read(reads.log, conv, after, limit)
+        return await self._read(reads.log, conv, after, limit, max_bytes)
 
     async def changes(self, token: int | None) -> Changes:
         """See the port."""
         return await self._read(reads.changes, token)
 
     async def conversations(
-        self, user_no: int, device_no: int, cursor: str | None, limit: int
+        self, user_no: int, device_no: int, cursor: str | None, limit: int, *, max_bytes: int = LIST_BYTES
     ) -> tuple[list[Item], str | None]:
         """See the port."""
         del device_no  # marks are merged over a user's devices
-        return await self._read(reads.conversations, user_no, cursor, limit)
+        # Parsed here, for a reader is closed after any error, and a client may send what cursors it likes.
+        return await self._read(reads.conversations, user_no, reads.parse_cursor(cursor), limit, max_bytes)
 
     async def members(self, user_no: int, conv: str) -> list[Member] | None:
         """See the port."""
@@ -163,10 +176,6 @@ class SqliteStore:
     async def account(self, name: str) -> Account | None:
         """See the port."""
         return await self._read(reads.account, name)
-
-    async def online_members(self, conv: str, users: Collection[str]) -> list[str]:
-        """See the port."""
-        return await self._read(reads.online_members, conv, users)
 
     def close(self) -> None:
         """Close every connection; nothing may be in flight."""

@@ -86,7 +86,7 @@ class Device:
         self.epoch = epoch
 
 
-class Book:
+class CommitCache:
     """Reads through ``connection``, which must hold the write lock."""
 
     def __init__(self, connection: apsw.Connection) -> None:

@@ -1,0 +1,196 @@
+"""The hub with a real store and a bus that is down: what is told to whom, and what repair does when the store fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+import trio
+from chatd_protocol.codec import Encoding
+
+from chatd.adapters.redis.bus import RedisBus
+from chatd.adapters.sqlite.store import SqliteStore, open_store
+from chatd.conversations.operations import (
+    AddMembers,
+    Appended,
+    Author,
+    CreateGroup,
+    Event,
+    OpenDevice,
+    RemoveMembers,
+    Send,
+)
+from chatd.delivery.envelope import Sealer, group_channel, user_channel
+from chatd.delivery.hub import Hub
+from chatd.delivery.repair import Repair
+from chatd.ops.metrics import Metrics
+from chatd.store.port import Unavailable
+
+NODE = b"12345678"
+
+
+class Listener:
+    """A session as the hub sees it, which keeps what it is told."""
+
+    def __init__(self, user: str, device: str = "d", device_no: int = 0, epoch: int = 1) -> None:
+        self.user, self.device, self.device_no, self.epoch = user, device, device_no, epoch
+        self.first_cseq = 0
+        self.encoding = Encoding.CBOR
+        self.got: list[int] = []
+        self.began: list[str] = []
+        self.left_at: dict[str, int] = {}
+        self.replaced = False
+
+    def write(self, frame: bytes) -> None:
+        self.got.append(cbor2.loads(frame[frame.index(b"\x61t") - 1 :])["seq"])
+
+    def conversation_began(self, conv: str) -> None:
+        self.began.append(conv)
+
+    def detached(self, conv: str, position: int) -> None:
+        self.left_at[conv] = position
+
+    def replace(self) -> None:
+        self.replaced = True
+
+
+class House:
+    """A hub, its store, and what it published."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.hub = Hub(Sealer(b"key", NODE), Metrics(), held_events=100, held_bytes=1 << 20)
+        self.published: list[tuple[bytes, bytes]] = []
+        bus = RedisBus("unix:///nowhere", self.hub.bus_message, lambda: None)
+        bus.publish = self._publish  # type: ignore[method-assign]
+        self.hub.connect(bus)
+
+    def _publish(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        self.published += messages
+
+    async def do(self, *operations: Any, deliver: bool = True) -> list[Any]:
+        outcomes = await self.store.commit(operations, 1_700_000_000_000)
+        if deliver:
+            self.hub.committed([outcome for outcome in outcomes if isinstance(outcome, Appended)])
+        return outcomes
+
+    async def author(self, name: str) -> Author:
+        (opened,) = await self.do(OpenDevice(user=name, device="d", create_user=True))
+        author: Author = opened.author
+        return author
+
+    async def live(self, listener: Listener, conv: str, position: int) -> None:
+        await self.hub.enter(listener)
+        await self.hub.follow(listener, [(conv, True)])
+        assert self.hub.topics[conv].join(listener, position)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_store(tmp_path / "chatd.db") as store:
+        yield House(store)
+
+
+def send(author: Author, cseq: int, conv: str) -> Send:
+    return Send(author=author, cseq=cseq, to=conv, payload=cbor2.dumps({"type": "text", "body": "x"}), digest=b"d")
+
+
+async def test_a_thousand_who_join_are_each_told_once(house: House) -> None:
+    """Events go to the group's channel alone; a user's channel carries that user's news, so the whole is linear."""
+    owner = await house.author("owner")
+    names = tuple(f"u{number}" for number in range(900))
+    await house.do(*[OpenDevice(user=name, device="d", create_user=True) for name in names])
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    here = Listener("u7")
+    await house.hub.enter(here)
+    house.published.clear()
+    await house.do(AddMembers(author=owner, conv=made.conv, users=names))
+    assert here.began == [made.conv]
+    sizes = {channel: len(payload) for channel, payload in house.published}
+    assert len(sizes) == len(house.published) == 901
+    assert max(size for channel, size in sizes.items() if channel != group_channel(made.conv)) < 100
+    assert sizes[group_channel(made.conv)] < 900 * 100
+
+
+async def test_who_still_reads_the_store_is_not_detached(house: House) -> None:
+    """I6: a ``left`` that comes live ends the live session; one that is behind has not got what came before it."""
+    owner, bob = await house.author("owner"), await house.author("bob")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=("bob",), history="all"))
+    live, behind = Listener("bob", "a", 91), Listener("bob", "b", 92)
+    await house.live(live, made.conv, 1)
+    await house.hub.enter(behind)
+    await house.hub.follow(behind, [(made.conv, True)])
+    await house.do(send(owner, 1, made.conv))
+    await house.do(RemoveMembers(author=owner, conv=made.conv, users=("bob",)))
+    assert live.got == [2, 3]
+    assert live.left_at == {made.conv: 3}
+    assert behind.left_at == {}
+    assert behind in house.hub.topics[made.conv].subscribers()
+    assert bob.user == "bob"
+
+
+async def test_who_is_ahead_of_a_removal_is_not_detached(house: House) -> None:
+    """I6: removed and added again, and the store was quicker than the bus: it has that ``left`` already."""
+    owner = await house.author("owner")
+    await house.author("bob")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=("bob",), history="all"))
+    watcher, ahead = Listener("owner", "w", 91), Listener("bob", "b", 92)
+    await house.live(watcher, made.conv, 1)
+    (removed,) = await house.do(RemoveMembers(author=owner, conv=made.conv, users=("bob",)), deliver=False)
+    (added,) = await house.do(AddMembers(author=owner, conv=made.conv, users=("bob",)), deliver=False)
+    await house.live(ahead, made.conv, 3)
+    house.hub.committed([removed, added])
+    (sent,) = await house.do(send(owner, 1, made.conv))
+    assert watcher.got == [2, 3, 4]
+    assert ahead.left_at == {}
+    assert ahead.got == [4]
+    assert sent.events[0].seq == 4
+
+
+async def test_the_newest_session_of_a_device_stays(house: House) -> None:
+    """Whoever enters first, here or on another node: only a session of a smaller epoch is replaced."""
+    second, first, third = Listener("bob", epoch=2), Listener("bob", epoch=1), Listener("bob", epoch=3)
+    await house.hub.enter(second)
+    await house.hub.enter(first)
+    assert (first.replaced, second.replaced) == (True, False)
+    other = House(house.store)
+    other.hub = Hub(Sealer(b"key", b"87654321"), Metrics(), held_events=100, held_bytes=1 << 20)
+    other.hub.connect(house.hub.bus)
+    house.published.clear()
+    await other.hub.enter(third)
+    ((channel, payload),) = house.published
+    assert channel == user_channel("bob")
+    house.hub.bus_message(channel, payload)
+    assert second.replaced
+    assert not third.replaced
+
+
+async def test_a_read_that_fails_is_made_again(house: House, autojump_clock: trio.abc.Clock) -> None:
+    """I6: the store cannot answer when the hole is noticed; it is filled when it can."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    await house.do(send(owner, 1, made.conv), deliver=False)  # the bus has lost it
+    failures = iter([True, True])
+    read = house.store.log
+
+    async def log(*arguments: Any, **options: Any) -> list[Event]:
+        if next(failures, False):
+            raise Unavailable("the disk")
+        return await read(*arguments, **options)
+
+    house.store.log = log  # type: ignore[method-assign]
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.03)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await house.do(send(owner, 2, made.conv))
+        with trio.fail_after(60):
+            while watcher.got != [2, 3]:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
