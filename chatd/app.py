@@ -30,8 +30,8 @@ from chatd_protocol.messages import MAX_PAGE
 from chatd import __version__
 from chatd.accounts.passwords import Passwords, hasher_of
 from chatd.accounts.service import Accounts
-from chatd.accounts.setup import load_tokens
-from chatd.accounts.signing_key import BadKeyFile
+from chatd.accounts.setup import load_outside_issuers, load_tokens
+from chatd.accounts.signing_key import BadKeyFile, load_key
 from chatd.accounts.tokens import BadIssuer
 from chatd.adapters.redis.address import BadAddress
 from chatd.adapters.redis.bus import RedisBus
@@ -77,8 +77,23 @@ def run(config: Config, *, ops_asked: bool) -> None:
     _raise_file_limit()
     try:
         trio.run(partial(serve, config, ops_asked=ops_asked))
-    except* _START_FAULTS as faults:
-        raise StartFailed(str(_first(faults))) from faults
+    except* (StartFailed, *_START_FAULTS) as faults:
+        fault = _first(faults)
+        if isinstance(fault, OSError) and fault.filename:
+            raise StartFailed(f"{fault.filename}: {fault.strerror}") from faults
+        raise StartFailed(str(fault)) from faults
+
+
+def check_files(config: Config) -> None:
+    """Read the files that the configuration names, as a start would; nothing is made. Raises StartFailed."""
+    _tls(config)
+    _redis_url(config)
+    try:
+        load_outside_issuers(config)
+        if config.auth.key_file:
+            load_key(Path(config.auth.key_file))
+    except (BadKeyFile, BadIssuer) as fault:
+        raise StartFailed(str(fault)) from fault
 
 
 def _first(fault: BaseException) -> BaseException:
@@ -89,11 +104,17 @@ def _first(fault: BaseException) -> BaseException:
 
 async def serve(config: Config, *, ops_asked: bool) -> None:
     """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye."""
-    data = data_dir_of(config)
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tokens = load_tokens(config, data)
+    tls, redis_url = _tls(config), _redis_url(config)  # what may be wrong, before anything is made or started
     metrics = Metrics()
     async with AsyncExitStack() as stack:
+        public = await _listen(config.server.listen, config.server.backlog)
+        for accepting in public:
+            stack.push_async_callback(accepting.aclose)
+        data = data_dir_of(config)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tokens = load_tokens(config, data)
+        poller = Poller()
+        stack.callback(poller.close)  # after the services: the poller's own task is one of them
         store = await stack.enter_async_context(
             open_store(
                 data / "chatd.db", max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
@@ -102,13 +123,11 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         )  # fmt: skip
         services = await stack.enter_async_context(trio.open_nursery())
         stack.callback(services.cancel_scope.cancel)
-        url = _redis_url(config)
+        url = redis_url
         if not url:
             valkey = EmbeddedValkey(data)
             await services.start(valkey.run)
             url = valkey.url
-        poller = Poller()
-        stack.callback(poller.close)
         hub = Hub(
             Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics,
             held_events=config.delivery.held_events, held_bytes=config.delivery.held_bytes,
@@ -144,11 +163,11 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             node, poller, api.respond, metrics, max_connections=limits.connections,
             max_per_address=limits.connections_per_address, handshake_seconds=config.server.handshake_seconds,
             outbox_bytes=limits.outbox_bytes, outbox_frames=limits.outbox_frames,
-            allowed_origins=config.server.allowed_origins, tls=_tls(config),
+            allowed_origins=config.server.allowed_origins, tls=tls,
         )  # fmt: skip
         _watch(metrics, node, listener, writer, bus, poller)
         ops = OpsPages(metrics.exposition, readiness)
-        await _serve_sockets(config, ops_asked, node, readiness, ended, listener, ops)
+        await _serve_sockets(config, ops_asked, public, node, readiness, ended, listener, ops)
         services.cancel_scope.cancel()
     log.info("server.stopped")
 
@@ -178,10 +197,9 @@ def _collect_seldom() -> None:
 
 
 async def _serve_sockets(
-    config: Config, ops_asked: bool, node: Node, readiness: Readiness, writer_ended: trio.Event, listener: Listener,
-    ops: OpsPages,
+    config: Config, ops_asked: bool, public: list[trio.SocketListener], node: Node, readiness: Readiness,
+    writer_ended: trio.Event, listener: Listener, ops: OpsPages,
 ) -> None:  # fmt: skip
-    public = await _listen(config.server.listen, config.server.backlog)
     operators = await _listen_ops(config.server.ops, asked=ops_asked)
     async with trio.open_nursery() as connections:
         serve_ops = partial(_serve_ops, ops)  # to the very end: who drains a node wants to watch it
@@ -291,7 +309,9 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(config.server.tls_certificate, config.server.tls_key)
     except (OSError, ssl.SSLError) as fault:
-        raise StartFailed(f"server.tls_certificate, server.tls_key: {fault}") from fault
+        why = fault.strerror if isinstance(fault, OSError) and not isinstance(fault, ssl.SSLError) else str(fault)
+        names = f"server.tls_certificate = {config.server.tls_certificate!r}, server.tls_key = {config.server.tls_key!r}"
+        raise StartFailed(f"{names}: {why or 'no certificate or key in it'}") from fault
     return context
 
 
@@ -302,7 +322,7 @@ def _redis_url(config: Config) -> str:
     try:
         password = Path(config.redis.password_file).read_text().strip()
     except OSError as fault:
-        raise StartFailed(f"redis.password_file: {fault.strerror}") from fault
+        raise StartFailed(f"redis.password_file = {config.redis.password_file!r}: {fault.strerror}") from fault
     parts = urlsplit(config.redis.url)
     user = quote(parts.username or "", safe="")
     place = parts.netloc.rpartition("@")[2]

@@ -121,8 +121,14 @@ def check_config(file: Path | None, data: str | None) -> None:
 
     On standard error: where the data is, and variables that look like mistyped options.
     """
+    from chatd.app import StartFailed, check_files
+
     config = _load(file, data)
     click.echo(render(config).rstrip())
+    try:
+        check_files(config)
+    except StartFailed as fault:
+        raise Refused(str(fault)) from fault
     click.echo(f"data directory: {data_dir_of(config)}", err=True)
     for sentence in unknown_variables(os.environ):
         click.echo(f"warning: {sentence}", err=True)

@@ -43,7 +43,7 @@ def add_user(config: Config, name: str, password: str) -> None:
         await accounts.add(name, password)
         return name
 
-    _run(config, add)
+    _run(config, add, create=True)
 
 
 def make_token(config: Config, name: str) -> str:
@@ -54,13 +54,16 @@ def make_token(config: Config, name: str) -> str:
             raise AdminError(f"{name!r}: no such user; make one with: chatd user add NAME")
         return tokens.issue(name, _wall_ms())[0]
 
-    return _run(config, make)
+    return _run(config, make, create=False)
 
 
-def _run(config: Config, act: Act) -> str:
+def _run(config: Config, act: Act, *, create: bool) -> str:
     try:
         data = data_dir_of(config)
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if create:
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not (data / "chatd.db").exists():  # not made for the asking: a mistyped name would leave a second truth behind
+            raise AdminError(f"{data}: no chatd data here; --data or store.data names the directory of the server")
         tokens = load_tokens(config, data)
         result = trio.run(partial(_with_store, config, data, tokens, act))
     except (ConfigError, BadKeyFile, BadIssuer, StoreError) as fault:

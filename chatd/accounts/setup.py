@@ -19,8 +19,12 @@ def load_tokens(config: Config, data: Path) -> Tokens:
     """
     auth = config.auth
     key = load_key(Path(auth.key_file)) if auth.key_file else load_or_make_key(data / FILE_NAME)
-    outside = [_outside(issuer) for issuer in auth.issuers]
-    return Tokens(auth.issuer, auth.audience, key, int(auth.token_hours * 3600), outside)
+    return Tokens(auth.issuer, auth.audience, key, int(auth.token_hours * 3600), load_outside_issuers(config))
+
+
+def load_outside_issuers(config: Config) -> list[OutsideIssuer]:
+    """With their keys. Raises BadKeyFile and BadIssuer."""
+    return [_outside(issuer) for issuer in config.auth.issuers]
 
 
 def _outside(issuer: Issuer) -> OutsideIssuer:

@@ -31,7 +31,8 @@ class Send(Struct, frozen=True, gc=False, kw_only=True):
     """Append a ``message`` event. ``payload`` is the CBOR map of the event's own keys (type, body, ...).
 
     ``digest`` (16 bytes) identifies the content: the same ``cseq`` with another digest is ``cseq_reused``.
-    ``to`` is a conversation id, or ``@name`` for the 1:1 conversation with that user (made when absent).
+    ``to`` is a conversation id, or ``@name`` for the 1:1 conversation with that user (made when absent). ``reply_to``: a
+    ``seq`` that must be in that conversation's log, 0 for none.
     """
 
     author: Author
@@ -39,6 +40,7 @@ class Send(Struct, frozen=True, gc=False, kw_only=True):
     to: str
     payload: bytes
     digest: bytes
+    reply_to: int = 0
 
 
 class CreateGroup(Struct, frozen=True, gc=False, kw_only=True):

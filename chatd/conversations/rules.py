@@ -12,6 +12,7 @@ from chatd_protocol.codes import ErrorCode
 from chatd.conversations.operations import Refused, Role
 
 NOT_FOUND = Refused(ErrorCode.NOT_FOUND, "no such conversation")
+NO_SUCH_EVENT = Refused(ErrorCode.NOT_FOUND, "reply_to: no such event in this conversation")
 REPLACED = Refused(ErrorCode.OUT_OF_PLACE, "cseq: a newer session of this device has begun")
 _STEWARDS = ("owner", "admin")
 
@@ -32,7 +33,7 @@ def may_steward(role: Role | None, kind: str, what: str) -> Refused | None:
     if role is None:
         return NOT_FOUND
     if kind != "group":
-        return Refused(ErrorCode.FORBIDDEN, f"a 1:1 conversation has nobody to {what}")
+        return Refused(ErrorCode.FORBIDDEN, f"a 1:1 conversation has no owner, and nobody may {what}")
     return None if role in _STEWARDS else Refused(ErrorCode.FORBIDDEN, f"only the owner and admins may {what}")
 
 

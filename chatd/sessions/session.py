@@ -169,7 +169,10 @@ class Session:
         assert self.author is not None, "the state machine lets no send through before the hello"
         payload = message_payload(message)
         digest = content_digest(message.to, payload)
-        operation = Send(author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest)
+        operation = Send(
+            author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest,
+            reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to,
+        )  # fmt: skip
         if not self._node.writer.submit(operation, self._send_settled):
             self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
             return

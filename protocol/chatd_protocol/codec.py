@@ -5,6 +5,7 @@ One function to read for each side of the wire. They raise Malformed and nothing
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, cast, get_args
@@ -87,7 +88,15 @@ def _decode(encoding: Encoding, data: bytes, kinds: dict[str, type[Struct]], bou
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as fault:
-        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {str(fault)[:300]}") from None
+        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {_readable(str(fault))[:300]}") from None
+
+
+_NAME_PATTERN = re.compile(r"`str` matching regex '\^\[a-z0-9_.-\]\+\S*'")
+
+
+def _readable(text: str) -> str:
+    """A fault of msgspec's in the words of the specification."""
+    return _NAME_PATTERN.sub("1 to 32 of `a-z 0-9 _ . -`", text)
 
 
 def _nameless(fields: dict[str, Any], name: object) -> Malformed:

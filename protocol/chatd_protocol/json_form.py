@@ -54,6 +54,8 @@ def _reason(fault: Exception) -> str:
         return "nested too deep"
     if isinstance(fault, UnicodeError):
         return "not UTF-8"
+    if not isinstance(fault, json.JSONDecodeError) and "digits" in str(fault):
+        return "a number with too many digits"  # and not the interpreter's advice on how to take more
     return str(fault)[:200]
 
 

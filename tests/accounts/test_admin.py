@@ -52,8 +52,16 @@ def test_refusals_are_one_line(config: Config, name: str, password: str, said: s
 @pytest.mark.parametrize("name", ["ann", "", "\udcff", "x" * 100])
 def test_no_token_without_an_account(config: Config, name: str) -> None:
     """A name that has no account, or can have none, gets no token."""
+    add_user(config, "bob", "correct horse")
     with pytest.raises(AdminError, match="no such user"):
         make_token(config, name)
+
+
+def test_a_token_makes_no_directory(config: Config, tmp_path: Path) -> None:
+    """A mistyped directory is an error that names it, and is not made: it would be a second truth, with a key of its own."""
+    with pytest.raises(AdminError, match="no chatd data here"):
+        make_token(config, "bob")
+    assert not (tmp_path / "data").exists()
 
 
 def test_unusable_directory(config: Config, tmp_path: Path) -> None:

@@ -37,6 +37,29 @@ async def test_a_file_that_may_not_grow(own_cluster: Cluster) -> None:
     await _is_whole(own_cluster, ann, conv)
 
 
+async def test_a_read_mark_waits_for_the_disk(own_cluster: Cluster) -> None:
+    """I10: a mark that the store refused is stored when it can be, and unread is right on every device."""
+    ann = await Peer.open(own_cluster, 0, "ann")
+    ben = await Peer.open(own_cluster, 0, "ben")
+    conv = (await ann.ask("create", title="g", members=["ben"]))["conv"]
+    for _ in range(3):
+        await ann.say(conv, "x")
+    await ben.event(conv, 4)
+    size = (own_cluster.data / "chatd.db-wal").stat().st_size
+    for server in own_cluster.servers:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    assert (await _fill(ann, conv))["code"] == "unavailable"
+    await ben.send({"t": "read", "conv": conv, "seq": 3})
+    # The request hands the marks over and waits for the writer: what it shows is that the store has refused them.
+    refused = (await ben.ask("conversations"))["items"][0]
+    for server in own_cluster.servers:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    healed = (await ben.ask("conversations"))["items"][0]
+    assert healed["unread"] == refused["unread"] - 2
+    other = await Peer.open(own_cluster, 1, "ben", "other")
+    assert (await other.ask("conversations"))["items"][0]["unread"] == healed["unread"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB of its own."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import cbor2
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
@@ -73,6 +74,21 @@ def code(outcome: Outcome) -> str:
 
 class StoreConformance:
     """Every clause of ``chatd.store.port``."""
+
+    async def test_a_reply_is_to_an_event_of_the_log(self, engine: Engine) -> None:
+        """One beyond the log is refused and changes nothing: no conversation is made for it, no cseq is used."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            (refused,) = await do(store, msgspec.structs.replace(message(a, 1, "@b"), reply_to=1))
+            assert code(refused) == "not_found"
+            assert (await store.conversations(a.user_no, a.device_no, None, 10))[0] == []
+            first, second, third = await do(
+                store, message(a, 1, "@b"), msgspec.structs.replace(message(a, 2, "@b"), reply_to=1),
+                msgspec.structs.replace(message(a, 3, "@b"), reply_to=3),
+            )  # fmt: skip
+            assert isinstance(first, Appended)
+            assert isinstance(second, Appended)
+            assert code(third) == "not_found"
 
     async def test_a_newer_session_fences_off_the_older(self, engine: Engine) -> None:
         """I5: what an older session still has in flight is refused, also within one batch; its repeats are answered."""

@@ -116,6 +116,8 @@ class Commit:
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
+        if send.reply_to > found.head:
+            return rules.NO_SUCH_EVENT
         event = self._append(found, author, "message", send.payload, cseq=send.cseq, digest=send.digest)
         self._sends[author.device_no, send.cseq] = (send.digest, event)
         device.cseq = send.cseq
@@ -153,7 +155,10 @@ class Commit:
             return rules.no_such_user(send.to[1:])
         if (refusal := rules.may_send("member", blocked=self._cache.blocks(other, author.user_no))) is not None:
             return refusal
-        return self._cache.dm(author.user_no, other) or self._make_dm(author, other)
+        found = self._cache.dm(author.user_no, other)
+        if found is None and send.reply_to:
+            return rules.NO_SUCH_EVENT
+        return found or self._make_dm(author, other)
 
     def _make_dm(self, author: Author, other: int) -> Conversation:
         pair = (min(author.user_no, other), max(author.user_no, other))

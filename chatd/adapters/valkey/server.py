@@ -179,6 +179,7 @@ class EmbeddedValkey:
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock,),
                 start_new_session=True,
+                umask=0o077,
             )
 
     def _arguments(self) -> list[str]:
