@@ -1,4 +1,4 @@
-"""When to try again, as a pure value: full jitter, a quick first try, and the server's own wish before both."""
+"""When to try again, as a pure value: full jitter below a bound that doubles, on top of the server's own wish."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-FIRST_S = 0.5
-BASE_S = 0.5
-CAP_S = 30.0
+FIRST_S = 1.0
+CAP_S = 60.0
+MAX_ASKED_S = 3600.0
+"""The longest wish of a server that is obeyed: a slip in a proxy's Retry-After must not silence a bot for a year."""
 
 
 class Backoff:
@@ -26,13 +27,11 @@ class Backoff:
     def next_delay(self, retry_after_ms: int | None = None) -> float:
         """Seconds to wait before the next attempt.
 
-        The first try falls in [0, FIRST_S]; the n-th after it in [0, min(CAP_S, BASE_S * 2**n)]. With
-        ``retry_after_ms`` the wait is never shorter than that: the jitter is laid on top, half as wide again, so
-        that a node's clients do not come back together.
+        Even over [0, bound]; the bound is FIRST_S, then doubles up to CAP_S. Drawn from 0 and not from half of the
+        bound: spread over the whole of it the clients of a lost node come back with the least of a crowd.
+        ``retry_after_ms`` is waited for before that, with jitter at least as wide as itself.
         """
-        ceiling = FIRST_S if self._failures == 0 else min(CAP_S, BASE_S * 2.0 ** min(self._failures, 16))
+        bound = min(CAP_S, FIRST_S * 2.0 ** min(self._failures, 16))
         self._failures += 1
-        if retry_after_ms:
-            asked = min(retry_after_ms / 1000, 3600.0)
-            return asked + self._rng.uniform(0.0, max(asked / 2, ceiling))
-        return self._rng.uniform(0.0, ceiling)
+        asked = min((retry_after_ms or 0) / 1000, MAX_ASKED_S)
+        return asked + self._rng.uniform(0.0, max(asked, bound))

@@ -196,6 +196,8 @@ class Client:
     ) -> Queued:
         """Queue a message without waiting; ``Stored`` or ``SendRefused`` with the same key follows in ``events``.
 
+        A program that posts must read ``events``: outcomes that nobody reads take room in the outbox.
+
         On return it is safe from a crash of the program (with state_dir). Raises MessageRejected, OutboxFull,
         OSError.
         """
@@ -316,8 +318,9 @@ class Client:
         if self._session.ended is not None:
             raise self._session.ended
         size = wire.checked_size(fields, self._encoding)
-        if self._file.outbox.is_full(size):
-            raise OutboxFull("too much is waiting to be stored")
+        facts = self._session.facts
+        if self._file.outbox.is_full(size, unread_items=facts.outcomes, unread_bytes=facts.outcome_bytes):
+            raise OutboxFull("too much is waiting to be stored, or stored and not yet read from events()")
         return self._session.queue(secrets.token_hex(8), fields, int(time.time() * 1000), size)
 
     async def _stored(self, item: Queued) -> Ack:

@@ -26,7 +26,12 @@ class ConnectionChanged:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A queued message is durable; stands where its event stands in the conversation, unless ``ack.repeat``."""
+    """A queued message is durable, as ``seq`` of ``conv``. Stands where its event stands in the conversation, and in
+    place of it.
+
+    With ``ack.repeat`` it stands beside the stream: the event comes by itself, before or after this, or has come in an
+    earlier run. What is shown once is what is kept under ``(conv, seq)``.
+    """
 
     item: Queued
     ack: Ack
@@ -43,8 +48,8 @@ class SendRefused:
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Events of ``conv`` between ``after`` and ``before`` (both exclusive) did not come: fetch them with
-    ``history``.
+    """Events of ``conv`` between ``after`` and ``before`` (both exclusive) did not come, or not their content: fetch
+    them with ``history``.
     """
 
     conv: str

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from chatd_protocol import codes
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd_client import wire
 from chatd_client.api import Endpoint, connect
+from chatd_client.errors import Refused
 
 if TYPE_CHECKING:
     import ssl
@@ -37,6 +39,16 @@ class Ending:
     reason: str
     code: int = 0
     retry_after_ms: int | None = None
+
+
+def ending_of_refusal(group: BaseExceptionGroup[Refused]) -> Ending:
+    """No token: a password that is wrong stays wrong, anything else may pass."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    refused = error if isinstance(error, Refused) else Refused("internal", str(error))
+    final = refused.code not in codes.RETRYABLE
+    return Ending(str(refused), codes.BAD_TOKEN.code if final else 0, refused.retry_after_ms)
 
 
 class Dialogue(Protocol):

@@ -65,9 +65,9 @@ class Outbox:
         """Everything not yet known to be stored, oldest first."""
         return list(self._items.values())
 
-    def is_full(self, size: int) -> bool:
-        """Whether a message of ``size`` bytes is one too many."""
-        return len(self._items) >= MAX_ITEMS or self._bytes + size > MAX_BYTES
+    def is_full(self, size: int, *, unread_items: int = 0, unread_bytes: int = 0) -> bool:
+        """Whether a message of ``size`` bytes is one too many, those counted in whose outcome nobody has read yet."""
+        return len(self._items) + unread_items >= MAX_ITEMS or self._bytes + unread_bytes + size > MAX_BYTES
 
     def queue(self, key: str, fields: Mapping[str, Any], at: int, size: int) -> tuple[Queued, list[Record]]:
         """Append a message; numbered at once where the next number is certain, which saves a record later."""

@@ -34,7 +34,7 @@ class OutboxFile:
         self.outbox = Outbox()
         self.positions: dict[str, int] = {}
         self._fd = self._lock_fd = -1
-        self._dirty = False
+        self._dirty = self._damaged = False
         self._size = self._floor = 0
         self._directory = directory
         if directory is not None:
@@ -47,7 +47,7 @@ class OutboxFile:
             self._open()
 
     def append(self, records: list[Record]) -> None:
-        """Hand records to the kernel. Raises OSError (disk full)."""
+        """Hand records to the kernel, all or none. Raises OSError (disk full)."""
         if self._fd < 0 or not records:
             return
         data = b"".join(_line(record) for record in records)
@@ -59,20 +59,35 @@ class OutboxFile:
         self._size += written
         self._dirty = self._dirty or any(record["r"] != "ack" for record in records)
 
+    def keep(self, records: list[Record]) -> None:
+        """Append what has happened already and cannot be taken back; where that fails, the file is dirty until
+        ``compact`` has written it anew.
+        """
+        try:
+            self.append(records)
+        except OSError:
+            self._dirty = self._damaged = True
+
     @property
     def dirty(self) -> bool:
         """Whether something that a later start must know is not on the disk yet. A lost ack only costs a repeat."""
         return self._dirty
 
     def sync(self) -> None:
-        """Wait for the disk (blocking, milliseconds: call in a thread). Raises OSError."""
-        self._dirty = False
-        if self._fd >= 0:
-            os.fsync(self._fd)
+        """Wait for the disk (blocking, milliseconds: call in a thread). Raises OSError; then all is still dirty."""
+        self._dirty = False  # before, and not after: what is appended meanwhile needs a sync of its own
+        try:
+            if self._fd >= 0:
+                os.fsync(self._fd)
+        except OSError:
+            self._dirty = self._damaged = True
+            raise
 
     def compact(self) -> None:
-        """Write the file anew where it is mostly history (blocking, and not beside ``append``)."""
-        if self._fd >= 0 and self._size > max(COMPACT_BYTES, 2 * self._floor):
+        """Write the file anew where it is mostly history, or where a write or sync failed: Linux drops the pages of a
+        failed fsync and calls the next one a success. Blocking, and not beside ``append``. Raises OSError.
+        """
+        if self._fd >= 0 and (self._damaged or self._size > max(COMPACT_BYTES, 2 * self._floor)):
             self._rewrite()
 
     def save_positions(self) -> None:
@@ -111,7 +126,7 @@ class OutboxFile:
             os.close(self._fd)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._size = self._floor = len(data)
-        self._dirty = False
+        self._dirty = self._damaged = False
 
 
 def _line(record: Record) -> bytes:

@@ -30,12 +30,13 @@ from chatd_protocol.messages import (
     Watch,
     Welcome,
 )
+from msgspec.structs import replace
 
 from chatd_client import wire
 from chatd_client.backoff import Backoff
 from chatd_client.errors import ClientError, Refused, SessionEnded
 from chatd_client.facts import ConnectionChanged, ConnectionState, Fact, Hole, SendRefused, Stored
-from chatd_client.link import Ending, Link
+from chatd_client.link import Ending, Link, ending_of_refusal
 from chatd_client.requests import Requests
 from chatd_client.stream import Admission, FactQueue, Positions
 
@@ -55,6 +56,7 @@ attempt.
 RETRY_MS = 1000
 SAVE_EVERY_S = 2.0
 MAX_CONTROLS = 256
+CATCHING_UP = Ending("catching up", codes.DRAINING.code)
 
 TokenSource = Callable[[], Awaitable[str]]
 Outcome = Callable[[Ack | ClientError], None]
@@ -158,7 +160,7 @@ class Session:
                 self._unsaved = True
                 self.mark(Delivered, conv, seq)
         if self._lagging and self.facts.has_room():
-            self._end_link(Ending("catching up", codes.DRAINING.code))
+            self._end_link(CATCHING_UP)
 
     def save_positions(self) -> None:
         """Write the handled positions. Raises OSError."""
@@ -179,7 +181,8 @@ class Session:
             self._disconnected()
             if self._stopping or not self._may_return(ending):
                 break
-            delay = self._backoff.next_delay(ending.retry_after_ms)
+            # Not a failed attempt, but this side's own wish: a slow reader of a long log wishes it again and again.
+            delay = 0.0 if ending is CATCHING_UP else self._backoff.next_delay(ending.retry_after_ms)
             self._hurry = trio.Event()
             self._set_state("offline", trio.current_time() + delay, ending.reason)
             with trio.move_on_after(delay):
@@ -197,7 +200,7 @@ class Session:
             hello = Hello(token=self._token, device=self._device, positions=positions, agent=self._agent)
             await link.run(self._at, hello, self._ssl_context)
         except* Refused as group:
-            link.ending = link.ending or _ending_of_refusal(group)
+            link.ending = link.ending or ending_of_refusal(group)
             self._renewed = True
         except* wire.CONNECTION_ERRORS as errors:
             reason = wire.describe(errors)
@@ -254,15 +257,15 @@ class Session:
         if trio.current_time() < self._hold_until:
             return messages, self._hold_until
         batch, records = self._outbox.next_batch(WINDOW)
-        self._file.append(records)
+        self._file.keep(records)
         messages += [wire.numbered(item.fields, item.cseq) for item in batch]
         return messages, trio.current_time() + 3600
 
     async def flush(self) -> None:
         """A number is on the disk before it is on the wire, or a power cut could give it to another message."""
+        self._file.compact()
         if self._file.dirty:
             await trio.to_thread.run_sync(self._file.sync)
-        self._file.compact()
 
     def tick(self) -> None:
         """Send the marks collected since the last tick, and save positions every SAVE_EVERY_S."""
@@ -293,7 +296,7 @@ class Session:
                 self.requests.answered(message)
             case Live():
                 self._set_state("live")
-                self.facts.put(message, size)
+                self._lagging = not self.facts.put(message, size) or self._lagging
             case Bye():
                 self._end_link(Ending(message.reason, message.code, _given(message.retry_after_ms)))
             case HeartbeatAnswer():
@@ -312,40 +315,42 @@ class Session:
         self._hold_until = 0.0
         if self._link is not None:
             self._link.heartbeat_s = min(max(welcome.heartbeat_ms / 1000, 0.5), 300.0)
-        self._file.append(self._outbox.welcome(welcome.user, welcome.cseq))
+        self._file.keep(self._outbox.welcome(welcome.user, welcome.cseq))
         self._set_state("replaying")
         if self._watched is not None:
             self.control(self._watched)
         self.wake()
 
-    def _logged(self, conv: str, seq: int, fact: Event | Stored, size: int, *, begins: bool) -> None:
-        """An entry of a log, in its place. While lagging none is taken: positions stand still, and the log brings it
-        again.
+    def _logged(self, conv: str, seq: int, fact: Event | Stored | None, size: int, *, begins: bool = False) -> bool:
+        """An entry of a log, in its place; False when it was not taken there. ``fact`` None: its content is not known
+        here, so that it is part of a hole.
+
+        While lagging none is taken: positions stand still, and the log brings it again.
         """
-        if self._lagging:
-            return
-        last = self._seen.last(conv)
         admission = self._seen.judge(conv, seq, begins=begins)
-        if admission is Admission.REPEAT and isinstance(fact, Event):
-            return
-        if admission is Admission.AFTER_HOLE:
-            self.facts.put(Hole(conv, last or 0, seq), 0)
-        if self.facts.put(fact, size):
+        if self._lagging or admission is Admission.REPEAT:
+            return False
+        if admission is Admission.AFTER_HOLE or fact is None:
+            after = self._seen.last(conv) if admission is Admission.AFTER_HOLE else seq - 1
+            self._lagging = not self.facts.put(Hole(conv, after or 0, seq if fact else seq + 1), 0)
+        if fact is not None and not self._lagging:
+            self._lagging = not self.facts.put(fact, size)
+        if not self._lagging:
             self._seen.move(conv, seq)
-        else:
-            self._lagging = True
+        return not self._lagging
 
     def _acked(self, ack: Ack, size: int) -> None:
         item, records = self._outbox.acked(ack.cseq)
-        self._file.append(records)
-        if item is not None:
-            self._tell(item, ack)
-            if ack.repeat:
-                self.facts.put(Stored(item, ack), size)
-            else:
-                self._logged(ack.conv, ack.seq, Stored(item, ack), size + item.size, begins=False)
-        elif not ack.repeat:
-            self._seen.move(ack.conv, ack.seq)
+        self._file.keep(records)
+        if item is None:
+            if not ack.repeat:
+                self._logged(ack.conv, ack.seq, None, 0)
+        else:
+            told = self._tell(item, ack)
+            size += item.size
+            if ack.repeat or not self._logged(ack.conv, ack.seq, Stored(item, ack), size):
+                # Beside the stream, as a repeat is: handling it must not move the position over what was let go.
+                self._put_outcome(Stored(item, replace(ack, repeat=True)), size, told=told)
         self.wake()
 
     def _refused(self, error: Error) -> None:
@@ -357,10 +362,10 @@ class Session:
             self._put_off(error, error.cseq)
         else:
             item, records = self._outbox.refused(error.cseq, taken=error.code == codes.ErrorCode.CSEQ_REUSED)
-            self._file.append(records)
+            self._file.keep(records)
             if item is not None:
-                self._tell(item, Refused(error.code, error.message))
-                self.facts.put(SendRefused(item, error.code, error.message), item.size)
+                told = self._tell(item, Refused(error.code, error.message))
+                self._put_outcome(SendRefused(item, error.code, error.message), item.size, told=told)
             self.wake()
 
     def _put_off(self, error: Error, cseq: int) -> None:
@@ -368,28 +373,28 @@ class Session:
             wait = _given(error.retry_after_ms) or RETRY_MS
             self._hold_until = max(self._hold_until, trio.current_time() + wait / 1000)
         records: list[Record] = self._outbox.put_off(cseq, _given(error.expected))
-        self._file.append(records)
+        self._file.keep(records)
         self.wake()
 
     def _settle(self) -> None:
         self.settled.set()
         self.settled = trio.Event()
 
-    def _tell(self, item: Queued, outcome: Ack | ClientError) -> None:
+    def _tell(self, item: Queued, outcome: Ack | ClientError) -> bool:
+        """Tell who waits in ``send`` for this outcome; False: nobody does."""
         self._settle()
-        if waiter := self.outcomes.get(item.key):
+        waiter = self.outcomes.pop(item.key, None)
+        if waiter is not None:
             waiter(outcome)
+        return waiter is not None
+
+    def _put_outcome(self, fact: Stored | SendRefused, size: int, *, told: bool) -> None:
+        """Into the queue even when that is full, unless somebody was ``told`` already."""
+        if told:
+            self.facts.put(fact, size)
+        else:
+            self.facts.put_outcome(fact, size)
 
 
 def _given(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-def _ending_of_refusal(group: BaseExceptionGroup[Refused]) -> Ending:
-    """No token: a password that is wrong stays wrong, anything else may pass."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    refused = error if isinstance(error, Refused) else Refused("internal", str(error))
-    final = refused.code not in codes.RETRYABLE
-    return Ending(str(refused), codes.BAD_TOKEN.code if final else 0, refused.retry_after_ms)

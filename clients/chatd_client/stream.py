@@ -3,7 +3,8 @@
 ``Positions`` is pure. ``FactQueue`` waits for nothing when it is put to, and never holds the session's reader up: a
 program that awaits ``send`` inside its event loop needs that reader for the ack. When the queue is full, facts are
 let go without moving the position (``Session`` then reconnects once there is room again, and the log brings them
-back).
+back). The outcome of a queued message, which no log brings back, enters always; the outbox takes nothing more when
+too many are unread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import Enum
 import trio
 from chatd_protocol.messages import MAX_POSITIONS
 
-from chatd_client.facts import ConnectionChanged, Fact
+from chatd_client.facts import ConnectionChanged, Fact, SendRefused, Stored
 
 MAX_FACTS = 2000
 MAX_FACT_BYTES = 4 * 1024 * 1024
@@ -58,11 +59,15 @@ class Positions:
 
 
 class FactQueue:
-    """A bounded queue for one consumer, in items and in bytes; when full, ``put`` refuses."""
+    """A bounded queue for one consumer, in items and in bytes; when full, ``put`` refuses.
+
+    ``outcomes`` and ``outcome_bytes``: how much of it are outcomes of queued messages.
+    """
 
     def __init__(self) -> None:
         self._facts: deque[tuple[Fact, int]] = deque()
         self._bytes = 0
+        self.outcomes = self.outcome_bytes = 0
         self._arrived = trio.Event()
         self._end: Exception | None = None
 
@@ -72,6 +77,10 @@ class FactQueue:
             return False
         self._append(fact, size)
         return True
+
+    def put_outcome(self, fact: Stored | SendRefused, size: int) -> None:
+        """Append even when full: nobody would ever be told otherwise."""
+        self._append(fact, size)
 
     def put_state(self, fact: ConnectionChanged) -> None:
         """Append even when full: only the last of several in a row is kept, so they add one at most."""
@@ -97,10 +106,16 @@ class FactQueue:
             self._arrived = trio.Event()
             await self._arrived.wait()
         fact, size = self._facts.popleft()
-        self._bytes -= size
+        self._count(fact, -1, -size)
         return fact
 
     def _append(self, fact: Fact, size: int) -> None:
         self._facts.append((fact, size))
-        self._bytes += size
+        self._count(fact, 1, size)
         self._arrived.set()
+
+    def _count(self, fact: Fact, items: int, size: int) -> None:
+        self._bytes += size
+        if isinstance(fact, Stored | SendRefused):
+            self.outcomes += items
+            self.outcome_bytes += size

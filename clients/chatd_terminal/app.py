@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 import urwid
-from chatd_client import Client, ClientError, SessionEnded, Stored
+from chatd_client import Client, ClientError, ConnectionChanged, Hole, SessionEnded, Stored
 from chatd_protocol.messages import Event, Live
 
 from chatd_terminal.commands import HELP, Command, Say, names, parse
@@ -39,6 +39,7 @@ class Terminal:
         self._asked: set[tuple[str, int | None]] = set()
         self._quit = trio.CancelScope()
         self._ended = ""
+        self._making = ""
 
     async def run(self) -> str:
         """Show the screen until the end. Returns why, empty for ``/quit``. Cancelling restores the terminal."""
@@ -64,13 +65,18 @@ class Terminal:
         try:
             async for fact in self._client.events():
                 self._model.apply(fact)
+                if isinstance(fact, ConnectionChanged | Live):
+                    self._reconcile()
                 if isinstance(fact, Live):
-                    self._model.reconcile(self._client.pending())
                     self._asked.clear()
                     self._later(self._load_list)
                     self._more_if_empty()
                 elif isinstance(fact, Event | Stored):
                     self._mark_read()
+                    self._learn(fact.conv if isinstance(fact, Event) else fact.ack.conv)
+                elif isinstance(fact, Hole):
+                    self._asked.discard((fact.conv, None))
+                    self._more_if_empty()
                 self._dirty.set()
         except SessionEnded as error:
             self._ended = str(error)
@@ -102,6 +108,7 @@ class Terminal:
             self._act(parse(line))
         except (ValueError, ClientError, OSError) as error:
             self._screen.note(str(error))
+            self._screen.give_back(line)
         self._dirty.set()
 
     def _act(self, said: Say | Command) -> None:
@@ -110,13 +117,13 @@ class Terminal:
             case Say(text):
                 self._say(conv, text)
             case Command("help"):
-                self._screen.note(HELP)
+                self._screen.page("help", HELP)
             case Command("quit"):
                 self._quit.cancel()
             case Command("dm", (name,)):
                 self._switch(self._model.dm(names((name,))[0]).conv)
             case Command("group", (title, *members)):
-                self._later(lambda: self._create(title, names(tuple(members))))
+                self._make_group(title, names(tuple(members)))
             case Command(name, arguments):
                 if conv is None or conv.startswith("@"):
                     raise ValueError("open a group first: Tab, or /group TITLE NAME…")
@@ -136,7 +143,17 @@ class Terminal:
             case "members":
                 self._later(lambda: self._members(conv))
 
+    def _make_group(self, title: str, members: list[str]) -> None:
+        if self._making:
+            raise ValueError(f"{self._making} is being made: one after the other")
+        if self._model.connection.state != "live":
+            raise ValueError("a new group needs the server: try again when it is back")
+        self._making = title
+        self._later(lambda: self._create(title, members, self._model.open))
+
     def _say(self, conv: str | None, text: str) -> None:
+        if self._making:  # or it would go to the conversation that is still open
+            raise ValueError(f"{self._making} is being made: Enter once more to write there")
         if conv is None:
             raise ValueError("no conversation is open: /dm NAME or /group TITLE NAME… begins one")
         self._model.queued(self._client.post(conv, text))
@@ -153,6 +170,18 @@ class Terminal:
             self._errands.send_nowait(errand)
         except trio.WouldBlock:
             self._screen.note("too much is waiting for the server")
+
+    def _reconcile(self) -> None:
+        welcome = self._client.welcome
+        if welcome is not None:
+            self._model.reconcile(self._client.pending(), welcome.cseq)
+
+    def _learn(self, conv: str) -> None:
+        """Ask for the list once when a conversation begins whose name did not come with it."""
+        live = self._model.connection.state == "live"  # before that, the list comes anyway
+        if live and not self._model.conversations[conv].is_known() and (conv, 0) not in self._asked:
+            self._asked.add((conv, 0))
+            self._later(lambda: self._load_list(1))
 
     def _more_if_empty(self) -> None:
         chat = self._model.current()
@@ -176,9 +205,9 @@ class Terminal:
             self._asked.discard((conv, before))
             raise
 
-    async def _load_list(self) -> None:
+    async def _load_list(self, pages: int = MAX_LIST_PAGES) -> None:
         cursor = None
-        for _ in range(MAX_LIST_PAGES):
+        for _ in range(pages):
             page = await self._client.conversations(cursor=cursor)
             self._model.listed(page.items)
             self._dirty.set()
@@ -189,14 +218,22 @@ class Terminal:
             self._model.open = order[0].conv
         self._more_if_empty()
 
-    async def _create(self, title: str, members: list[str]) -> None:
-        conv = await self._client.create(title, members)
+    async def _create(self, title: str, members: list[str], opened: str | None) -> None:
+        """``opened``: what was open when it was asked for; whoever has gone elsewhere since is left there."""
+        try:
+            conv = await self._client.create(title, members)
+        finally:
+            self._making = ""
         chat = self._model.group(conv, title)
-        self._switch(chat.conv)
+        if self._model.open == opened:
+            self._switch(chat.conv)
+        else:
+            self._screen.note(f"{title} was made: Tab leads there")
 
     async def _members(self, conv: str) -> None:
         found = await self._client.members(conv)
-        self._screen.note(", ".join(f"{one.user} ({one.role})" if one.role != "member" else one.user for one in found))
+        rows = [f"{one.user} ({one.role})" if one.role != "member" else one.user for one in found]
+        self._screen.page(f"{len(rows)} members", "\n".join(rows))
 
     def _mark_read(self) -> None:
         """What is on screen has been read: the newest line, unless one has scrolled away from it."""

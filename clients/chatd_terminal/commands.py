@@ -5,10 +5,32 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-HELP = (
-    "/dm NAME · /group TITLE NAME NAME… · /add NAME… · /remove NAME… · /leave · /rename TITLE · /members · /quit"
-    " · Tab, Ctrl-N/P: switch · PgUp/PgDn: scroll · //text sends /text"
-)
+HELP = """\
+/dm NAME              a conversation with NAME
+/group TITLE NAME…    a new group; "quotes" around a title of several words
+/add NAME…            into the open group
+/remove NAME…         out of it
+/rename TITLE         the open group
+/members              of the open group
+/leave                the open group
+/quit                 leave the program; what waits is sent at the next start
+//text                sends /text
+
+Tab, Ctrl-N           next conversation
+Shift-Tab, Ctrl-P     previous conversation
+PgUp, PgDn, wheel     scroll; older messages are loaded
+End                   on an empty line: back to the newest
+Ctrl-L                draw the screen anew
+
+…  waits to be stored    ✓  stored    ✗  refused"""
+
+FIRST_STEPS = """\
+No conversation is open.
+
+/dm NAME              begins one with NAME
+/group TITLE NAME…    begins a group
+Tab                   opens the next one of the list
+/help                 shows everything else"""
 
 ARGUMENTS = {
     "dm": (1, 1),

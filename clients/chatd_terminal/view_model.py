@@ -85,6 +85,10 @@ class Conversation:
         known = [self.events[seq] for seq in range(oldest, self.last + 1)] if oldest is not None else []
         return [*_fold(known), *self.pending.values()]
 
+    def is_known(self) -> bool:
+        """Whether there is anything to call it by: a 1:1 that begins with another's message is a mere id at first."""
+        return bool(self.title or self.members)
+
     def name(self, me: str) -> str:
         """What to call it in the list."""
         if self.title:
@@ -111,6 +115,10 @@ class Model:
         """The open one."""
         return self.conversations.get(self.open) if self.open is not None else None
 
+    def unread_elsewhere(self) -> int:
+        """What is unread in the conversations that are not open."""
+        return sum(chat.unread(self.me) for chat in self.ordered() if chat.conv != self.open)
+
     def waiting(self) -> int:
         """Own messages that are not stored yet."""
         return sum(line.state == "queued" for chat in self.conversations.values() for line in chat.pending.values())
@@ -128,8 +136,10 @@ class Model:
                 self.read(conv, read)
             case ConnectionChanged():
                 self.connection = fact
-            case Hole(conv=conv):
-                self._chat(conv).version += 1
+            case Hole(conv=conv, before=before):
+                chat = self._chat(conv)
+                chat.last = max(chat.last, before - 1)
+                chat.version += 1
             case Live():
                 self.connection = ConnectionChanged("live")
 
@@ -166,9 +176,12 @@ class Model:
             chat.at = max(chat.at, item.at)
             chat.version += 1
 
-    def reconcile(self, waiting: Iterable[Queued]) -> None:
-        """What still waits; other lines that seem to do so were stored while this screen could not follow."""
-        keys = {item.key for item in waiting}
+    def reconcile(self, waiting: Iterable[Queued], stored: int) -> None:
+        """What still waits; other lines that seem to do so were stored while this screen could not follow.
+
+        So were those up to the welcome's ``cseq``, ``stored``: they come as events, and would stand there twice.
+        """
+        keys = {item.key for item in waiting if not 0 < item.cseq <= stored}
         for chat in self.conversations.values():
             gone = [key for key, line in chat.pending.items() if line.state == "queued" and key not in keys]
             for key in gone:

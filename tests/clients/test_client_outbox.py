@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -217,4 +219,54 @@ def test_the_file_is_compacted(tmp_path: Path) -> None:
     assert path.stat().st_size < 1000
     again = OutboxFile(tmp_path, "d")
     assert (again.outbox.stored, [item.key for item in again.outbox.items()]) == (59, ["last"])
+    again.close()
+
+
+def test_a_failed_sync_leaves_the_file_dirty_until_it_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync fails once: nothing counts as synced, also not after a second fsync, which Linux would call a success."""
+    file = OutboxFile(tmp_path, "d")
+    file.append(file.outbox.queue("a", {"t": "send"}, 1, 2)[1])
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            file.sync()
+        assert file.dirty
+        with pytest.raises(OSError, match="the disk is gone"):
+            file.compact()
+        assert file.dirty
+    path = next(tmp_path.glob("*.outbox"))
+    before = path.stat().st_ino
+    file.compact()
+    assert not file.dirty
+    assert path.stat().st_ino != before
+    file.close()
+    again = OutboxFile(tmp_path, "d")
+    assert [item.key for item in again.outbox.items()] == ["a"]
+    again.close()
+
+
+def test_what_could_not_be_appended_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at the moment of a refusal or a number: the file misses it, and is whole before the next sync."""
+    file = OutboxFile(tmp_path, "d")
+    file.append(file.outbox.welcome("alice", 0))
+    file.append(file.outbox.queue("a", {"t": "send"}, 1, 2)[1])
+    file.outbox.next_batch(64)
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        file.keep(file.outbox.refused(1)[1])
+    assert file.dirty
+    file.compact()
+    file.close()
+    again = OutboxFile(tmp_path, "d")
+    assert again.outbox.items() == []
     again.close()

@@ -6,8 +6,8 @@ import random
 import unicodedata
 
 import pytest
-from chatd_client import ConversationItem, Page, Stored, endpoint
-from chatd_client.backoff import CAP_S, FIRST_S, Backoff
+from chatd_client import ConversationItem, Hole, Page, Stored, endpoint
+from chatd_client.backoff import Backoff
 from chatd_client.outbox import Queued
 from chatd_client.stream import Admission, Positions
 from chatd_protocol.messages import Ack, Event, Receipt
@@ -20,13 +20,36 @@ from hypothesis import strategies as st
 
 @given(st.integers(0, 2**32), st.integers(1, 60))
 def test_backoff_stays_in_its_bounds(seed: int, failures: int) -> None:
-    """The first try is quick, none is later than the cap, and success starts anew."""
+    """Each delay lies below a bound that doubles from 1 s to 60 s, and success starts anew."""
     backoff = Backoff(random.Random(seed))
     delays = [backoff.next_delay() for _ in range(failures)]
-    assert 0 <= delays[0] <= FIRST_S
-    assert all(0 <= delay <= CAP_S for delay in delays)
+    assert all(0 <= delay <= min(60, 2**number) for number, delay in enumerate(delays))
     backoff.reset()
-    assert backoff.next_delay() <= FIRST_S
+    assert backoff.next_delay() <= 1
+
+
+class Widest(random.Random):
+    """Chance that says where it could have fallen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.asked.append((a, b))
+        return b
+
+
+def test_backoff_has_full_jitter() -> None:
+    """Even over [0, bound] with the bounds of the specification; a server's wish is a floor below jitter."""
+    rng = Widest()
+    backoff = Backoff(rng)
+    for _ in range(8):
+        backoff.next_delay()
+    assert rng.asked == [(0, bound) for bound in (1, 2, 4, 8, 16, 32, 60, 60)]
+    assert backoff.next_delay(90_000) == 180
+    backoff.reset()
+    assert backoff.next_delay(300) == 0.3 + 1
 
 
 @given(st.integers(0, 2**32), st.integers(1, 10**9), st.integers(0, 20))
@@ -36,7 +59,7 @@ def test_the_server_sets_the_least_wait(seed: int, wait_ms: int, failures: int) 
     for _ in range(failures):
         backoff.next_delay()
     least = min(wait_ms / 1000, 3600)
-    assert least <= backoff.next_delay(wait_ms) <= least * 1.5 + CAP_S
+    assert least <= backoff.next_delay(wait_ms) <= least + max(least, 60)
 
 
 def test_positions_tell_repeats_and_holes() -> None:
@@ -199,3 +222,28 @@ def test_a_read_on_another_device_clears_the_count() -> None:
     assert model.conversations["g"].unread("alice") == 2
     model.apply(Receipt(conv="g", user="alice", delivered=2, read=2))
     assert model.conversations["g"].unread("alice") == 0
+
+
+def test_what_the_server_has_is_not_shown_as_waiting_too() -> None:
+    """After a lost ack the message comes by replay: its waiting line goes with the welcome, other lines stay."""
+    model = Model("alice")
+    lost, waiting = (
+        Queued(key, cseq, {"t": "send", "to": "g", "body": key}, 5, 1) for key, cseq in (("a", 3), ("b", 4))
+    )
+    model.queued(lost)
+    model.queued(waiting)
+    model.reconcile([lost, waiting], 3)
+    model.apply(message(1, "alice", "a"))
+    assert [(line.text, line.state) for line in model.conversations["g"].lines()] == [("a", "stored"), ("b", "queued")]
+    model.apply(Stored(lost, Ack(cseq=3, conv="g", seq=1, at=9, repeat=True)))
+    assert [line.text for line in model.conversations["g"].lines()] == ["a", "b"]
+
+
+def test_a_hole_at_the_end_asks_for_the_newest_page() -> None:
+    """What is only known to be there moves the head, so that the pane fetches what it does not hold."""
+    model = Model("alice")
+    model.apply(message(1))
+    model.apply(Hole("g", 1, 3))
+    assert model.conversations["g"].oldest() is None
+    model.paged(Page("g", (message(1), message(2, "alice")), 2, more=False))
+    assert [line.seq for line in model.conversations["g"].lines()] == [1, 2]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from chatd_protocol import codes
-from chatd_protocol.messages import Read, Send
+from chatd_protocol.messages import Conversations, Read, Send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,6 +52,12 @@ class Screen:
                 await trio.lowlevel.wait_readable(self._fd)
                 self.raw += os.read(self._fd, 65536)
         self.raw = b""
+
+    async def draws(self) -> None:
+        """Read on until something has been drawn."""
+        with trio.fail_after(20):
+            await trio.lowlevel.wait_readable(self._fd)
+        self.raw = os.read(self._fd, 1 << 20)
 
     async def ends(self) -> int:
         """Read to the end and return the exit status."""
@@ -179,8 +185,88 @@ async def test_a_group_and_a_resize(server: Any, tmp_path: Path) -> None:
         await screen.shows("▸Tea time")
         screen.type("/nonsense\r")
         await screen.shows("no command /nonsense")
+        screen.type("\x15/quit\r")  # Ctrl-U: what was refused is given back to be mended
+        assert await screen.ends() == 0
+
+
+async def test_what_is_typed_behind_group_goes_to_the_group(server: Any, tmp_path: Path) -> None:
+    """Not to the conversation that is open until the group is made: the line waits in the input."""
+    server.append("dm-bob", "bob", "open this one")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("▸bob")
+        screen.type("/group Tea bob\rfor tea only\r")
+        await screen.shows("▸Tea")
+        screen.type("\r")
+        await screen.shows("for tea only ✓")
+        sent = [message.to for message in server.arrived if isinstance(message, Send)]
+        assert sent == ["g1"]
+
+
+async def test_help_is_a_page_of_its_own(server: Any, tmp_path: Path) -> None:
+    """On a small screen the help is scrolled to its end and left with Esc, and the conversation is there again."""
+    server.append("dm-bob", "bob", "said before")
+    async with terminal(server, tmp_path, size=(40, 8)) as screen:
+        await screen.shows("said before")
+        screen.type("/help\r")
+        await screen.shows("/dm NAME")
+        screen.type("\x1b[6~" * 5)
+        await screen.shows("refused")
+        screen.type("\x1b")
+        await screen.shows("said before")
         screen.type("/quit\r")
         assert await screen.ends() == 0
+
+
+async def test_tiny_terminals_and_long_lines_are_survived(server: Any, tmp_path: Path) -> None:
+    """Down to one column and row nothing breaks; a line longer than the screen leaves the messages in sight."""
+    server.append("dm-bob", "bob", "漢字" * 300 + " seen")
+    async with terminal(server, tmp_path, size=(50, 12)) as screen:
+        await screen.shows("seen")
+        screen.type("typed " * 300)
+        for size in ((5, 2), (1, 1), (2, 1), (50, 12)):
+            screen.resize(*size)
+            screen.process.send_signal(signal.SIGWINCH)
+            await screen.draws()
+        screen.type("\x15\x0c")
+        await screen.shows("seen")
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+
+
+async def test_a_conversation_begun_by_another_gets_its_name(server: Any, tmp_path: Path) -> None:
+    """A 1:1 whose first message comes while the screen is up is called by the other's name, and counted."""
+    server.append("dm-bob", "bob", "open this one")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("▸bob")
+        await server.say("dm-carol", "carol", "first")
+        await screen.shows("carol")
+        await server.until(lambda: sum(isinstance(message, Conversations) for message in server.arrived) == 2)
+        screen.resize(50, 12)
+        screen.process.send_signal(signal.SIGWINCH)
+        await screen.shows("alice · 1 unread · live")
+
+
+async def test_a_server_away_at_start(server: Any, tmp_path: Path) -> None:
+    """The screen comes up, says why there is no connection and what to do, and connects when the server is there."""
+    with trio.socket.socket() as bound:
+        await bound.bind(("127.0.0.1", 0))
+        server.port = bound.getsockname()[1]
+        await begin_without_a_server(server, bound, tmp_path)
+
+
+async def begin_without_a_server(server: Any, bound: trio.socket.SocketType, state: Path) -> None:
+    async with terminal(server, state) as screen, trio.open_nursery() as nursery:
+        await screen.shows("No conversation is open")
+        await screen.shows("attempts to connect")
+        screen.type("/dm bob\rtyped offline\r")
+        await screen.shows("typed offline …")
+        bound.listen()
+        nursery.start_soon(trio.serve_listeners, server.serve, [trio.SocketListener(bound)])
+        await screen.shows("typed offline ✓")
+        screen.type("/quit\r")
+        assert await screen.ends() == 0
+        nursery.cancel_scope.cancel()
+    assert server.bodies("dm-bob") == ["typed offline"]
 
 
 async def test_a_new_account_is_offered(server: Any, tmp_path: Path) -> None:
