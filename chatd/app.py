@@ -35,20 +35,29 @@ from chatd.accounts.signing_key import BadKeyFile, load_key
 from chatd.accounts.tokens import BadIssuer
 from chatd.adapters.redis.address import BadAddress
 from chatd.adapters.redis.bus import RedisBus
+from chatd.adapters.redis.limits import RedisLimits
+from chatd.adapters.redis.presence import RedisBoard
 from chatd.adapters.sqlite.store import open_store
 from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable
 from chatd.adapters.valkey.program import UnsafeDirectory
 from chatd.config import Config, data_dir_of, split_address
+from chatd.delivery.endings import Endings
 from chatd.delivery.envelope import NODE_BYTES, Sealer
 from chatd.delivery.hub import Hub
 from chatd.delivery.repair import Repair
+from chatd.delivery.signals import Signals
+from chatd.limits.limiter import Limiter
+from chatd.limits.rules import Tiers
 from chatd.listener.http import serve_http
 from chatd.listener.listener import Listener
 from chatd.listener.routes import Api, OpsPages
 from chatd.logs import configure_logging
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
+from chatd.presence.actor import Presence
 from chatd.sessions.node import Node
+from chatd.sessions.roll import Roll
+from chatd.store.indexer import Indexer
 from chatd.store.port import Store, StoreError
 from chatd.store.writer import Writer
 from chatd.wire.link import LINGER_SECONDS, Cork
@@ -119,6 +128,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             open_store(
                 data / "chatd.db", max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
                 busy_seconds=config.store.busy_seconds, new_device_events=config.delivery.replay_new_device_events,
+                window_ms=int(config.limits.edit_hours * 3_600_000),
             )
         )  # fmt: skip
         services = await stack.enter_async_context(trio.open_nursery())
@@ -128,8 +138,9 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             valkey = EmbeddedValkey(data)
             await services.start(valkey.run)
             url = valkey.url
+        name = secrets.token_bytes(NODE_BYTES)
         hub = Hub(
-            Sealer(tokens.bus_key, secrets.token_bytes(NODE_BYTES)), metrics,
+            Sealer(tokens.bus_key, name), metrics,
             held_events=config.delivery.held_events, held_bytes=config.delivery.held_bytes,
         )  # fmt: skip
         limits = config.limits
@@ -143,22 +154,30 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         )  # fmt: skip
         bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
         hub.connect(bus)
-        node = _make_node(config, store, writer, hub, metrics, poller.cork, lambda token: tokens.verify(token, _wall_ms()))
-        for actor in (bus.run, poller.run, repair.run, node.sweep, node.flush_marks):
+        signals = Signals(hub, store, metrics, poller.cork)
+        presence, board = _make_presence(config, url, name, store, writer, metrics, poller.cork, signals)
+        limiter, redis_limits = _make_limiter(config, url, metrics)
+        node = _make_node(
+            config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
+            lambda token: tokens.verify(token, _wall_ms()),
+        )  # fmt: skip
+        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks):
+            services.start_soon(actor)
+        indexer = Indexer(store, period=config.store.search_seconds)
+        metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
+        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run):
             services.start_soon(actor)
         ended = trio.Event()
         services.start_soon(_run_until_closed, writer, ended)
+        await services.start(node.roll.run)
         accounts = Accounts(
             store, writer.call, Passwords(threads=config.auth.hash_workers, hasher=hasher_of(config.auth)), tokens,
-            open_registration=config.auth.open_registration, wall_ms=_wall_ms,
+            open_registration=config.auth.open_registration, wall_ms=_wall_ms, on_ended=hub.sign_out,
         )  # fmt: skip
         readiness = Readiness()
         readiness.add("store", lambda: writer.healthy)
         readiness.add("bus", lambda: bus.up, required=False)
-        api = Api(
-            accounts, readiness, origins=config.server.allowed_origins,
-            sign_ins_per_minute=limits.sign_ins_per_minute, accounts_per_minute=limits.accounts_per_minute,
-        )  # fmt: skip
+        api = Api(accounts, readiness, limiter, origins=config.server.allowed_origins)
         listener = Listener(
             node, poller, api.respond, metrics, max_connections=limits.connections,
             max_per_address=limits.connections_per_address, handshake_seconds=config.server.handshake_seconds,
@@ -177,6 +196,8 @@ def _watch(
 ) -> None:
     metrics.watch("sessions", "Sessions open now", lambda: len(node.sessions))
     metrics.watch("connections", "Connections open now, WebSocket or HTTP", lambda: listener.connections)
+    metrics.watch("presence_people", "Users that this node says are there", lambda: node.presence.people)
+    metrics.watch("presence_watched", "Users watched by sessions of this node", lambda: node.presence.watched)
     metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
     metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
     metrics.watch("link_faults", "Links ended by a fault that was not the peer's", lambda: poller.faults, counter=True)
@@ -222,6 +243,9 @@ async def _serve_sockets(
 async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
     with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
         await node.drain(config.server.drain_seconds)
+    node.presence.store_seen()
+    with trio.move_on_after(LAST_WORDS_SECONDS):
+        await node.roll.leave()
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
         await writer_ended.wait()
@@ -238,17 +262,39 @@ def _corked(poller: Poller, receive: Callable[[bytes, bytes], None], channel: by
         receive(channel, payload)
 
 
+def _make_limiter(config: Config, url: str, metrics: Metrics) -> tuple[Limiter, RedisLimits]:
+    limiter = Limiter(Tiers(config.limits), metrics)
+    redis = RedisLimits(url, on_up=limiter.link_up, on_down=limiter.link_down)
+    limiter.connect(redis)
+    metrics.watch("limit_leases", "Users' rate limits held here, one for each operation", lambda: limiter.leases)
+    metrics.watch("limit_reports", "Reports of leases to Redis", lambda: limiter.reports, counter=True)
+    metrics.watch("limit_failures", "Calls about rate limits that Redis did not answer", lambda: limiter.failures, counter=True)
+    metrics.watch("limit_redis_skipped", "1 while Redis is left alone after failures", lambda: float(limiter.skipping))
+    return limiter, redis
+
+
+def _make_presence(
+    config: Config, url: str, name: bytes, store: Store, writer: Writer, metrics: Metrics, cork: Cork, signals: Signals
+) -> tuple[Presence, RedisBoard]:
+    presence = Presence(store, writer.submit, metrics, cork, config.presence, _wall_ms)
+    board = RedisBoard(url, name.hex(), presence.told, presence.board_lost, expiry=config.presence.expiry_seconds)
+    presence.connect(board)
+    signals.on_membership = presence.membership_moved  # type: ignore[assignment]  # the hub's subscribers are sessions
+    signals.on_privacy = lambda said: presence.set_privacy(said.user, presence=said.presence, last_seen=said.last_seen)
+    return presence, board
+
+
 def _make_node(
-    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork, verify: Callable[[str], object]
+    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork, roll: Roll, limiter: Limiter,
+    signals: Signals, presence: Presence, verify: Callable[[str], object]
 ) -> Node:
     return Node(
         store=store, writer=writer, hub=hub, metrics=metrics, limits=config.limits, verify=verify,  # type: ignore[arg-type]
-        cork=cork,
+        cork=cork, roll=roll, limiter=limiter, signals=signals, presence=presence,
         heartbeat_ms=config.server.heartbeat_ms, hello_seconds=config.server.hello_seconds,
         marks_seconds=config.delivery.marks_ms / 1000, random=SystemRandom(),
         advertised={
             "message_bytes": MAX_CLIENT_BYTES, "page_events": MAX_PAGE, "group_members": config.limits.group_members,
-            "messages_per_second": int(config.limits.messages_per_second), "messages_burst": config.limits.messages_burst,
         },
     )  # fmt: skip
 

@@ -98,6 +98,41 @@ def add_user(file: Path | None, data: str | None, name: str) -> None:
     click.echo(f"added {name}")
 
 
+@user.command("passwd", short_help="Give a user another password.")
+@configured
+@click.argument("name")
+def set_password(file: Path | None, data: str | None, name: str) -> None:
+    """Give the existing user NAME another password, read as for `add`.
+
+    Takes back every token that the user has, and ends all of the user's sessions: within 5 seconds where a server is
+    running.
+    """
+    from chatd.accounts.admin import set_password
+
+    config = _load(file, data)
+    password = _read_password()
+    with _one_line_errors(config):
+        set_password(config, name, password)
+    click.echo(f"changed the password of {name}")
+
+
+@user.command("tier", short_help="Set a user's tier.")
+@configured
+@click.argument("name")
+@click.argument("tier")
+def set_tier(file: Path | None, data: str | None, name: str, tier: str) -> None:
+    """Give the existing user NAME the rate limits of TIER, which is [limits.tiers.TIER] in the configuration, or free.
+
+    It counts from the user's next connection on. A tier that the token of an outside issuer names goes before it.
+    """
+    from chatd.accounts.admin import set_tier
+
+    config = _load(file, data)
+    with _one_line_errors(config):
+        set_tier(config, name, tier)
+    click.echo(f"{name} has the tier {tier} from the next connection on")
+
+
 @main.command(short_help="Print a token for a user.")
 @configured
 @click.argument("name")

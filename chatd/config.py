@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Struct, inspect
 
-from chatd.options import SECTIONS, Auth, Config, Issuer, Limits, Redis, Server
+from chatd.options import SECTIONS, Auth, Config, Issuer, Limits, Redis, Server, Tier
 
 __all__ = [
-    "Auth", "Config", "ConfigError", "Issuer", "Limits", "Redis", "Server", "data_dir_of", "load", "render",
+    "Auth", "Config", "ConfigError", "Issuer", "Limits", "Redis", "Server", "Tier", "data_dir_of", "load", "render",
     "split_address", "unknown_variables", "variables",
 ]  # fmt: skip
 
@@ -30,8 +30,12 @@ ENVIRONMENT_PREFIX = "CHATD_"
 MAX_FILE_BYTES = 1024 * 1024
 MAX_PORT = 65535
 MAX_ISSUERS = 64
+MAX_TIERS = 64
+_TABLES = {"issuers": "[[auth.issuers]]", "tiers": "[limits.tiers.NAME]"}
+"""Options that are tables of their own, and so only for the file."""
 MAX_SHOWN_CHARS = 5000
 
+_TIER = re.compile(r"[a-z0-9_.-]{1,32}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9_.:\[\]-]+")
 
 
@@ -72,7 +76,7 @@ def variables() -> Iterator[str]:
     """The environment variable of every option that can be set by one, in the order of the sections."""
     for name, section in SECTIONS.items():
         for key in _types(section):
-            if (name, key) != ("auth", "issuers"):
+            if key not in _TABLES:
                 yield f"{ENVIRONMENT_PREFIX}{name}_{key}".upper()
 
 
@@ -107,8 +111,13 @@ def render(config: Config) -> str:
     for name in SECTIONS:
         section = getattr(config, name)
         lines.append(f"[{name}]")
-        keys = [key for key in section.__struct_fields__ if key != "issuers"]
+        keys = [key for key in section.__struct_fields__ if key not in _TABLES]
         lines += [f"{key} = {_shown(name, key, getattr(section, key))}" for key in keys]
+        lines.append("")
+    for tier, rules in config.limits.tiers.items():
+        lines.append(f"[limits.tiers.{_quoted(tier)}]")
+        given = {key: getattr(rules, key) for key in rules.__struct_fields__}
+        lines += [f"{key} = {_quoted(value)}" for key, value in given.items() if value is not None]
         lines.append("")
     for issuer in config.auth.issuers:
         lines.append("[[auth.issuers]]")
@@ -159,8 +168,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
             variable = f"{ENVIRONMENT_PREFIX}{name}_{key}".upper()
             if (text := environ.get(variable)) is None:
                 continue
-            if key == "issuers":
-                raise ConfigError(f"{variable}: issuers can be named only in the file, as [[auth.issuers]]")
+            if key in _TABLES:
+                raise ConfigError(f"{variable}: {key} can be named only in the file, as {_TABLES[key]}")
             try:
                 yield name, key, _checked(name, key, _parsed(_types(section)[key], text))
             except ConfigError as fault:
@@ -189,6 +198,8 @@ def _checked(name: str, key: str, value: object) -> object:
         _unknown(f"{name}.{key}", key, list(types), f"{name}.{{}}")
     if key == "issuers":
         return _checked_issuers(value)
+    if key == "tiers":
+        return _checked_tiers(value)
     return _converted(f"{name}.{key}", value, _annotation(section, key), _shown(name, key, value))
 
 
@@ -198,6 +209,24 @@ def _checked_issuers(value: object) -> list[Issuer]:
     if len(value) > MAX_ISSUERS:
         raise ConfigError(f"auth.issuers: {len(value)} of them, at most {MAX_ISSUERS}")
     return [_issuer(f"auth.issuers[{number}]", item) for number, item in enumerate(value)]
+
+
+def _checked_tiers(value: object) -> dict[str, Tier]:
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise ConfigError("limits.tiers: must be sections, [limits.tiers.NAME]")
+    if len(value) > MAX_TIERS:
+        raise ConfigError(f"limits.tiers: {len(value)} of them, at most {MAX_TIERS}")
+    return {name: _tier(name, table) for name, table in value.items()}
+
+
+def _tier(name: str, table: dict[str, object]) -> Tier:
+    if _TIER.fullmatch(name) is None:
+        raise ConfigError(f"limits.tiers.{_quoted(name)}: a name is 1-32 characters of a-z 0-9 _ . -")
+    for key, value in table.items():
+        if key not in Tier.__struct_fields__:
+            _unknown(f"limits.tiers.{name}.{key}", key, list(Tier.__struct_fields__))
+        _converted(f"limits.tiers.{name}.{key}", value, _annotation(Limits, key), _quoted(value))
+    return msgspec.convert(table, Tier)
 
 
 def _issuer(where: str, table: dict[str, object]) -> Issuer:
@@ -290,6 +319,12 @@ def _cross_check(config: Config) -> None:
         raise ConfigError(
             f"limits.batch_items = {limits.batch_items}: more than can wait for it (limits.writer_items = "
             f"{limits.writer_items})"
+        )
+    presence = config.presence
+    if presence.expiry_seconds < 2 * presence.renew_seconds:
+        raise ConfigError(
+            f"presence.expiry_seconds = {presence.expiry_seconds:g}: must be at least twice presence.renew_seconds = "
+            f"{presence.renew_seconds:g}"
         )
     _check_redis(config.redis)
     _check_issuers(config.auth)

@@ -36,6 +36,7 @@ class StoreOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     data: Text = ""
     busy_seconds: Seconds = 5.0
+    search_seconds: Seconds = 0.5
 
 
 class Redis(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +70,21 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     issuers: Annotated[list[Issuer], Meta(max_length=64)] = field(default_factory=list)
 
 
+Rate = Annotated[float, Meta(ge=0.1, le=1_000_000.0)]
+TierName = Annotated[str, Meta(pattern=r"^[a-z0-9_.-]{1,32}\Z")]
+
+
+class Tier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What users of one tier may do; None: as in ``Limits``, whose options these are."""
+
+    messages_per_second: Rate | None = None
+    messages_burst: Count | None = None
+    requests_per_second: Rate | None = None
+    requests_burst: Count | None = None
+    searches_per_second: Rate | None = None
+    searches_burst: Count | None = None
+
+
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds on what one client, one address and all of them together may take."""
 
@@ -76,8 +92,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connections_per_address: Count = 1000
     sign_ins_per_minute: Count = 60
     accounts_per_minute: Count = 30
-    messages_per_second: Annotated[float, Meta(ge=0.1, le=1_000_000.0)] = 100.0
+    connections_per_minute: Count = 6000
+    api_per_minute: Count = 600
+    messages_per_second: Rate = 100.0
     messages_burst: Count = 400
+    requests_per_second: Rate = 100.0
+    requests_burst: Count = 400
+    searches_per_second: Rate = 20.0
+    searches_burst: Count = 100
     devices_per_user: Annotated[int, Meta(ge=1, le=10_000)] = 100
     group_members: Annotated[int, Meta(ge=2, le=100_000)] = 1000
     outbox_bytes: Annotated[int, Meta(ge=256 * 1024, le=256 * 1024 * 1024)] = 1024 * 1024
@@ -86,7 +108,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     requests_waiting: Annotated[int, Meta(ge=1, le=65_536)] = 64
     writer_items: Count = 20_000
     writer_bytes: Annotated[int, Meta(ge=1024 * 1024, le=4 * 1024**3)] = 64 * 1024 * 1024
+    edit_hours: Annotated[float, Meta(ge=0.0, le=876_000.0)] = 24.0
     batch_items: Annotated[int, Meta(ge=1, le=65_536)] = 512
+    tiers: dict[TierName, Tier] = field(default_factory=dict)
 
 
 class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +122,17 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     held_bytes: Annotated[int, Meta(ge=0, le=4 * 1024**3)] = 16 * 1024 * 1024
     marks_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
     replay_new_device_events: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+
+
+class PresenceOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When somebody counts as there, and what telling it may cost."""
+
+    renew_seconds: Seconds = 30.0
+    expiry_seconds: Seconds = 60.0
+    away_seconds: Seconds = 300.0
+    store_seconds: Seconds = 300.0
+    watched_users: Count = 50_000
+    messages_per_second: Rate = 5000.0
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,10 +151,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
     delivery: Delivery = field(default_factory=Delivery)
+    presence: PresenceOptions = field(default_factory=PresenceOptions)
     log: Log = field(default_factory=Log)
 
 
 SECTIONS: dict[str, type[Struct]] = {
     "server": Server, "store": StoreOptions, "redis": Redis, "auth": Auth, "limits": Limits, "delivery": Delivery,
+    "presence": PresenceOptions,
     "log": Log,
 }  # fmt: skip

@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> int:
         parser.error(fault)
     raise_file_limit()
     try:
+        if options.scenario == "limits":
+            return _run_limits(options)
+        if options.scenario == "search":
+            return _run_search(options)
         with _target(options) as target:
             for scenario, parameters, run in _runs(options, target):
                 _show(options, target, scenario, parameters, run())
@@ -45,6 +49,44 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run_search(options: argparse.Namespace) -> int:
+    """On a server of its own, whose store is made before it starts."""
+    from chatd_bench.archive import Archive, build
+    from chatd_bench.search import SETTINGS, run_search, search_rows
+
+    made: list[Archive] = []
+    with own_server(SETTINGS, lambda data: made.append(build(data / "chatd.db", options.users, options.messages))) as target:
+        parameters = {key: getattr(options, key) for key in ("users", "messages", "requests", "searchers")}
+        result = run_search(target, made[0], options.requests, options.searchers)
+        _show_plainly(options, parameters, search_rows(result), result)
+    return 0
+
+
+def _run_limits(options: argparse.Namespace) -> int:
+    """The one scenario that loads no server, but runs parts of one here."""
+    from chatd_bench.limits import limit_rows, run_limits
+
+    parameters = {"seconds": options.seconds, "nodes": options.nodes}
+    result = run_limits(options.seconds, options.nodes)
+    _show_plainly(options, parameters, limit_rows(result), result)
+    return 0
+
+
+def _show_plainly(
+    options: argparse.Namespace, parameters: dict[str, Any], rows: list[tuple[str, str]], result: Result
+) -> None:
+    given = " ".join(f"{key}={value}" for key, value in parameters.items())
+    width = max(12, *(len(name) for name, _ in rows))
+    shown = [("scenario", f"{options.scenario}   {given}"), *rows]
+    print("\n".join(f"{name:<{width}} {text}" for name, text in shown))
+    if options.save:
+        report = {
+            "scenario": options.scenario, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "parameters": parameters,
+            "result": result, "machine": describe(),
+        }  # fmt: skip
+        print(f"saved in {save(report, options.results)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
     idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
+    limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
+    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
+    limits.add_argument("--nodes", type=_positive, default=4, metavar="N", help="that share a limit (%(default)s)")
+    limits.add_argument("--save", action="store_true", help="keep the result as JSON")
+    limits.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    search = scenarios.add_parser("search", help="searching and completing in a long history, which is made first")
+    search.add_argument("--users", type=_positive, default=100_000, metavar="N", help="(%(default)s)")
+    search.add_argument("--messages", type=_positive, default=1_000_000, metavar="N", help="(%(default)s)")
+    search.add_argument("--requests", type=_positive, default=1000, metavar="R", help="of each kind (%(default)s)")
+    search.add_argument("--searchers", type=_positive, default=4, metavar="S", help="at once (%(default)s)")
+    search.add_argument("--save", action="store_true", help="keep the result as JSON")
+    search.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
     scenarios.add_parser("quick", parents=[common], help="all three, tiny: that they run, and their checks hold")
     return parser
 
@@ -92,6 +146,11 @@ def _steps(text: str) -> list[int]:
 
 def _wrong(options: argparse.Namespace) -> str | None:
     """What argparse cannot see."""
+    if options.scenario == "limits":
+        return None
+    if options.scenario == "search":
+        least = options.searchers
+        return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"
     if options.url and options.key_file is None:
         return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
     if options.scenario == "dm" and (options.connections % 2 or options.connections // 2 < options.generators):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,9 @@ _LISTENING = re.compile(r"listening on (http://\S+)")
 UNLIMITED = {
     "CHATD_LIMITS_MESSAGES_PER_SECOND": "1000000",
     "CHATD_LIMITS_MESSAGES_BURST": "1000000",
+    "CHATD_LIMITS_REQUESTS_PER_SECOND": "1000000",
+    "CHATD_LIMITS_REQUESTS_BURST": "1000000",
+    "CHATD_LIMITS_CONNECTIONS_PER_MINUTE": "1000000",
     "CHATD_LIMITS_CONNECTIONS": "1000000",
     "CHATD_LIMITS_CONNECTIONS_PER_ADDRESS": "1000000",
     "CHATD_SERVER_DRAIN_SECONDS": "0",
@@ -68,9 +71,10 @@ def running_server(url: str, key_file: Path, issuer: str, audience: str, pid: in
 
 
 @contextmanager
-def own_server(settings: Mapping[str, str]) -> Iterator[Target]:
+def own_server(settings: Mapping[str, str], prepare: Callable[[Path], None] | None = None) -> Iterator[Target]:
     """A server on a temporary data directory, with UNLIMITED and ``settings`` (CHATD_... variables) as its environment.
 
+    ``prepare`` gets the data directory before it starts.
     Raises RunFailed when it does not start, or does not end well.
     """
     ours = {**UNLIMITED, **settings}
@@ -78,6 +82,9 @@ def own_server(settings: Mapping[str, str]) -> Iterator[Target]:
     with tempfile.TemporaryDirectory(prefix="chatd-bench-") as name:
         directory = Path(name)
         private_key = _write_issuer(directory)
+        if prepare is not None:
+            (directory / "data").mkdir(mode=0o700)
+            prepare(directory / "data")
         command = (
             sys.executable, "-m", "chatd", "serve", "--config", str(directory / "chatd.toml"),
             "--data", str(directory / "data"), "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0",

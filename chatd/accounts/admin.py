@@ -20,7 +20,8 @@ from chatd.accounts.signing_key import BadKeyFile
 from chatd.accounts.tokens import BadIssuer, Tokens
 from chatd.adapters.sqlite.store import open_store
 from chatd.config import Config, ConfigError, data_dir_of
-from chatd.conversations.operations import Operation, Outcome
+from chatd.conversations.operations import Operation, Outcome, Refused, SetTier
+from chatd.limits.rules import Tiers
 from chatd.store.port import Store, StoreError
 
 Act = Callable[[Store, Tokens], Awaitable[str]]
@@ -34,27 +35,56 @@ def add_user(config: Config, name: str, password: str) -> None:
     """Make an account, also where registration is closed. Raises AdminError."""
 
     async def add(store: Store, tokens: Tokens) -> str:
-        async def submit(operation: Operation) -> Outcome:
-            return (await store.commit([operation], _wall_ms()))[0]
-
-        accounts = Accounts(
-            store, submit, Passwords(hasher=hasher_of(config.auth)), tokens, open_registration=False, wall_ms=_wall_ms
-        )
-        await accounts.add(name, password)
+        await _accounts(config, store, tokens).add(name, password)
         return name
 
     _run(config, add, create=True)
+
+
+def set_password(config: Config, name: str, password: str) -> None:
+    """Give a user another password; ends all of the user's sessions, on running servers within seconds. Raises AdminError."""
+
+    async def change(store: Store, tokens: Tokens) -> str:
+        await _accounts(config, store, tokens).reset_password(name, password)
+        return name
+
+    _run(config, change, create=False)
+
+
+def set_tier(config: Config, name: str, tier: str) -> None:
+    """Measure a user by a tier of the configuration, from the next connection on. Raises AdminError."""
+
+    async def change(store: Store, _tokens: Tokens) -> str:
+        tiers = Tiers(config.limits)
+        if not tiers.knows(tier):
+            raise AdminError(f"{tier!r}: no such tier; there are {', '.join(tiers.names)} ([limits.tiers.NAME] in the file)")
+        outcome = (await store.commit([SetTier(user=name, tier=tier)], _wall_ms()))[0]
+        if isinstance(outcome, Refused):
+            raise AdminError(f"{name!r}: no such user")
+        return name
+
+    _run(config, change, create=False)
 
 
 def make_token(config: Config, name: str) -> str:
     """A token for a user who has an account, as a sign-in would give. Raises AdminError."""
 
     async def make(store: Store, tokens: Tokens) -> str:
-        if not is_name(name) or await store.account(name) is None:
+        account = await store.account(name) if is_name(name) else None
+        if account is None:
             raise AdminError(f"{name!r}: no such user; make one with: chatd user add NAME")
-        return tokens.issue(name, _wall_ms())[0]
+        return tokens.issue(name, _wall_ms(), account.generation)[0]
 
     return _run(config, make, create=False)
+
+
+def _accounts(config: Config, store: Store, tokens: Tokens) -> Accounts:
+    async def submit(operation: Operation) -> Outcome:
+        return (await store.commit([operation], _wall_ms()))[0]
+
+    return Accounts(
+        store, submit, Passwords(hasher=hasher_of(config.auth)), tokens, open_registration=False, wall_ms=_wall_ms
+    )
 
 
 def _run(config: Config, act: Act, *, create: bool) -> str:

@@ -50,7 +50,8 @@ def hasher_of(cost: HashCost) -> PasswordHasher:
 
 
 class Passwords:
-    """Hashes and verifies. Stored hashes carry their own parameters, so older ones keep working after a change."""
+    """Hashes and verifies. Stored hashes carry their own parameters, so older ones keep working after a change, and are
+    replaced at the next sign-in."""
 
     def __init__(self, *, hasher: PasswordHasher, threads: int = 1, max_waiting: int = 256) -> None:
         self._hasher = hasher
@@ -88,6 +89,10 @@ class Passwords:
         finally:
             self._taken -= 1
 
+    def outdated(self, password_hash: str) -> bool:
+        """Whether a hash that ``verify`` took was made with other parameters than new ones are. A few us."""
+        return self._hasher.check_needs_rehash(password_hash)
+
     def _take_place(self) -> None:
         if self._taken >= self._places:
             raise Overloaded
@@ -99,9 +104,6 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
         return bool(password_hash)
-
-    # Hashes made with older parameters are not replaced at sign-in: that needs a write at every sign-in's end for a
-    # change of parameters that comes once in years; a migration does it better.
 
 
 def prepared(password: str) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import TypeAlias
 
 import jwt
@@ -47,11 +48,19 @@ class BadIssuer(ValueError):
 
 
 class Claims(Struct, frozen=True):
-    """What a verified token says. ``outside``: not chatd's own, so the user is created on first use."""
+    """What a verified token says. ``outside``: not chatd's own, so the user is created on first use.
+
+    ``token_id``: 16 bytes that stand for the token where it is revoked. ``generation``: of the password, in chatd's own;
+    ``issued_at_ms``: 0 where it does not say. ``tier``: of rate limits, if an outside issuer names one.
+    """
 
     user: str
     expires_at_ms: int
     outside: bool
+    token_id: bytes = b""
+    generation: int = 0
+    issued_at_ms: int = 0
+    tier: str = ""
 
 
 class OutsideIssuer(Struct, frozen=True):
@@ -97,11 +106,19 @@ class Tokens:
                 raise BadIssuer(f"issuer {outside.issuer!r} is named twice")
             self._trusted[outside.issuer] = _trust(outside)
 
-    def issue(self, user: str, now: int) -> tuple[str, int]:
-        """A token for ``user`` and the time at which it expires, in ms (whole seconds, as JWTs have them)."""
+    def issue(self, user: str, now: int, generation: int = 0) -> tuple[str, int]:
+        """A token for ``user`` and the time at which it expires, in ms (whole seconds, as JWTs have them).
+
+        ``generation``: of the password that it was given for. A change of the password takes back all of the generations
+        before, without asking any clock: nodes' clocks differ, and a sign-in with the old password may be under way.
+        ``jti`` makes each token another one, so that one can be revoked alone.
+        """
         issued = now // 1000
         expires = (now + self._lifetime_ms) // 1000
-        payload = {"iss": self._issuer, "aud": self._audience, "sub": user, "iat": issued, "exp": expires}
+        payload = {
+            "iss": self._issuer, "aud": self._audience, "sub": user, "iat": issued, "exp": expires, "gen": generation,
+            "jti": secrets.token_urlsafe(9),
+        }  # fmt: skip
         token = jwt.encode(payload, self._key, algorithm=OWN_ALGORITHM, headers={"typ": OWN_TYPE})
         return token, expires * 1000
 
@@ -129,7 +146,7 @@ class Tokens:
             },
         )
         _check_header(verified["header"], trusted)
-        return _claims(verified["payload"], trusted, now)
+        return _claims(verified["payload"], trusted, now, _token_id(token))
 
 
 def _check_header(header: dict[str, object], trusted: _Trusted) -> None:
@@ -140,7 +157,13 @@ def _check_header(header: dict[str, object], trusted: _Trusted) -> None:
         raise BadToken("not an access token")
 
 
-def _claims(payload: dict[str, object], trusted: _Trusted, now: int) -> Claims:
+def _token_id(token: str) -> bytes:
+    """Of the part that is signed, which has one form; the signature's own base64 can be written in several that are all
+    good, and some algorithms have many signatures for one text: a revoked token would come back under another name."""
+    return sha256(token.rpartition(".")[0].encode()).digest()[:16]
+
+
+def _claims(payload: dict[str, object], trusted: _Trusted, now: int, token_id: bytes) -> Claims:
     if payload["aud"] not in (trusted.audience, [trusted.audience]):
         raise BadToken("audience is not ours")
     user = payload["sub"]
@@ -153,7 +176,17 @@ def _claims(payload: dict[str, object], trusted: _Trusted, now: int) -> Claims:
         raise BadToken("expires too far ahead")
     if "nbf" in payload and _milliseconds(payload["nbf"], "nbf") > now + LEEWAY_MS:
         raise BadToken("not yet valid")
-    return Claims(user, expires, trusted.outside)
+    generation = 0 if trusted.outside else payload.get("gen", 0)
+    if not isinstance(generation, int) or isinstance(generation, bool):
+        raise BadToken("gen is not a number")
+    issued = _milliseconds(payload["iat"], "iat") if "iat" in payload else 0
+    return Claims(user, expires, trusted.outside, token_id, generation, issued, _tier(payload) if trusted.outside else "")
+
+
+def _tier(payload: dict[str, object]) -> str:
+    """What is no name of a tier is none: other servers may mean something else by this claim."""
+    tier = payload.get("tier")
+    return tier if isinstance(tier, str) and _NAME.fullmatch(tier) is not None else ""
 
 
 def _milliseconds(value: object, claim: str) -> int:

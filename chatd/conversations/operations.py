@@ -5,6 +5,7 @@ Pure values. An ``Operation`` goes into a group commit; each gets exactly one ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -32,7 +33,7 @@ class Send(Struct, frozen=True, gc=False, kw_only=True):
 
     ``digest`` (16 bytes) identifies the content: the same ``cseq`` with another digest is ``cseq_reused``.
     ``to`` is a conversation id, or ``@name`` for the 1:1 conversation with that user (made when absent). ``reply_to``: a
-    ``seq`` that must be in that conversation's log, 0 for none.
+    ``seq`` that must be in that conversation's log, 0 for none. ``mentions``: names, as they stand in the payload.
     """
 
     author: Author
@@ -41,6 +42,42 @@ class Send(Struct, frozen=True, gc=False, kw_only=True):
     payload: bytes
     digest: bytes
     reply_to: int = 0
+    mentions: Sequence[str] = ()
+
+
+class Edit(Struct, frozen=True, gc=False, kw_only=True):
+    """Append an ``edit`` event: the message ``seq`` reads otherwise from here on. ``payload`` and ``digest`` as for Send."""
+
+    author: Author
+    cseq: int
+    conv: str
+    seq: int
+    payload: bytes
+    digest: bytes
+
+
+class Delete(Struct, frozen=True, gc=False, kw_only=True):
+    """Append a ``delete`` event, and take what the message ``seq`` said out of the store for good."""
+
+    author: Author
+    cseq: int
+    conv: str
+    seq: int
+    payload: bytes
+    digest: bytes
+
+
+class React(Struct, frozen=True, gc=False, kw_only=True):
+    """Append a ``reaction`` event: ``emoji`` on the message ``seq``, or with ``remove`` no more."""
+
+    author: Author
+    cseq: int
+    conv: str
+    seq: int
+    emoji: str
+    remove: bool
+    payload: bytes
+    digest: bytes
 
 
 class CreateGroup(Struct, frozen=True, gc=False, kw_only=True):
@@ -77,6 +114,23 @@ class Rename(Struct, frozen=True, gc=False, kw_only=True):
     title: str
 
 
+class Pin(Struct, frozen=True, gc=False, kw_only=True):
+    """Pin the message ``seq``, or with ``on`` false unpin it; what is so already is Done."""
+
+    author: Author
+    conv: str
+    seq: int
+    on: bool
+
+
+class Mute(Struct, frozen=True, gc=False, kw_only=True):
+    """A member's own setting. ``until``: ms since the Unix epoch, 0 ends it."""
+
+    author: Author
+    conv: str
+    until: int
+
+
 class SetBlock(Struct, frozen=True, gc=False, kw_only=True):
     """Block or unblock a user: a blocked user's 1:1 sends to the author are refused as ``forbidden``."""
 
@@ -96,12 +150,74 @@ class Mark(Struct, frozen=True, gc=False, kw_only=True):
 
 class OpenDevice(Struct, frozen=True, gc=False, kw_only=True):
     """Begin a session: look a user's device up by name, make it, with cursors at the read marks, when it is new, and
-    fence off the sessions before."""
+    fence off the sessions before. ``unauthenticated`` where the token was taken back meanwhile.
+
+    ``create_user``: true for a token of an outside issuer: its user is created on first use. ``token``: what identifies
+    the token (b"": none, nothing to take back), ``expires`` its end in ms. ``generation``: of the user's password when
+    chatd issued the token; ``issued``: in ms, for an outside token. ``agent``: what the client says it is. ``node``:
+    where the session is, as in RollCall.
+    """
 
     user: str
     device: str
     create_user: bool = False
-    """True for a token of an outside issuer: its user is created on first use."""
+    token: bytes = b""
+    expires: int = 0
+    generation: int = 0
+    issued: int = 0
+    agent: str = ""
+    node: bytes = b""
+
+
+class SignOut(Struct, frozen=True, gc=False, kw_only=True):
+    """End the sessions of one of one's own devices, forget its cursors, and take back the tokens that it used; the
+    sessions of other devices that began with one of these end, too. It keeps its ``cseq``."""
+
+    author: Author
+    device: str
+
+
+class SetPassword(Struct, frozen=True, gc=False, kw_only=True):
+    """A new password: ends all sessions but those of the device ``keep``, and takes back every token before.
+
+    ``old_hash``: what was verified; where that is not the hash any more, ``unauthenticated``. None: the operator's word.
+    """
+
+    user: str
+    old_hash: str | None
+    new_hash: str
+    keep: str = ""
+
+
+class Rehash(Struct, frozen=True, gc=False, kw_only=True):
+    """The same password under newer parameters. Nothing is done where ``old_hash`` is not the hash any more."""
+
+    user: str
+    old_hash: str
+    new_hash: str
+
+
+class RollCall(Struct, frozen=True, gc=False, kw_only=True):
+    """A node's sign of life: it counts as running for ``lease_ms`` from now, and at 0 as ended. ``left``: (device_no,
+    epoch) of the sessions that are over there."""
+
+    node: bytes
+    lease_ms: int
+    left: tuple[tuple[int, int], ...] = ()
+
+
+class SetPrivacy(Struct, frozen=True, gc=False, kw_only=True):
+    """Whether others see the author's presence, and when they were last there; None leaves it as it is."""
+
+    author: Author
+    presence: bool | None = None
+    last_seen: bool | None = None
+
+
+class NoteSeen(Struct, frozen=True, gc=False, kw_only=True):
+    """When users were last there, as (name, ms since the Unix epoch); never moves back. Of a node, not of a user."""
+
+    seen: tuple[tuple[str, int], ...]
 
 
 class CreateAccount(Struct, frozen=True, gc=False, kw_only=True):
@@ -109,8 +225,19 @@ class CreateAccount(Struct, frozen=True, gc=False, kw_only=True):
     password_hash: str
 
 
+class SetTier(Struct, frozen=True, gc=False, kw_only=True):
+    """By which tier's rate limits a user is measured; "" for the default."""
+
+    user: str
+    tier: str
+
+
+Sequenced = Send | Edit | Delete | React
+"""What takes a number of its device's: stored once and in order (I3, I5), and acknowledged in the event's place."""
+
 Operation = (
-    Send | CreateGroup | AddMembers | RemoveMembers | SetRole | Rename | SetBlock | Mark | OpenDevice | CreateAccount
+    Sequenced | CreateGroup | AddMembers | RemoveMembers | SetRole | Rename | Pin | Mute | SetBlock | Mark | OpenDevice
+    | CreateAccount | SetTier | SignOut | SetPassword | Rehash | RollCall | SetPrivacy | NoteSeen
 )
 
 
@@ -163,16 +290,53 @@ class Refused(Struct, frozen=True, gc=False):
 
 
 class Done(Struct, frozen=True, gc=False):
-    """Carried out, and no event to tell of: a mark, a block, an account, an ``add`` of members already there."""
+    """Carried out, and no event to tell of: a former member's mark, a block, an account, an ``add`` of members already there."""
 
     conv: str = ""
 
 
+class Marked(Struct, frozen=True, gc=False):
+    """A member's own marks in ``conv``, merged over their devices, as they are now and as they were.
+
+    ``dm``: as in Appended. ``members``: how many the conversation has.
+    """
+
+    conv: str
+    delivered: int
+    read: int
+    had_delivered: int
+    had_read: int
+    dm: tuple[str, ...] = ()
+    members: int = 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is anything to tell."""
+        return self.delivered > self.had_delivered or self.read > self.had_read
+
+
+class PrivacySet(Struct, frozen=True, gc=False):
+    """What others see from now on."""
+
+    presence: bool
+    last_seen: bool
+
+
 class DeviceOpened(Struct, frozen=True, gc=False):
-    """``cseq``: the last one stored for this device."""
+    """``cseq``: the last one stored for this device. ``tier``: the user's, "" where none was set."""
 
     author: Author
     cseq: int
+    tier: str = ""
 
 
-Outcome = Appended | Repeated | Refused | Done | DeviceOpened
+class SessionsEnded(Struct, frozen=True, gc=False):
+    """Every session of ``user`` on one of these (device_no, epoch) that is older than the epoch is over: its changes are
+    refused from here on. ``generation``: of the user's password, for new tokens."""
+
+    user: str
+    devices: tuple[tuple[int, int], ...]
+    generation: int = 0
+
+
+Outcome = Appended | Repeated | Refused | Done | Marked | PrivacySet | DeviceOpened | SessionsEnded

@@ -21,13 +21,54 @@ _HEAD_BYTES = NODE_BYTES + MAC_BYTES
 _PREFIX = b"chatd:"
 
 
+class TypingSignal(Struct, frozen=True, array_like=True, gc=False, tag="t"):
+    """Somebody types in ``conv`` on the node that says so, or does no more."""
+
+    conv: str
+    user: str
+    on: bool
+
+
+class ReceiptSignal(Struct, frozen=True, array_like=True, gc=False, tag="r"):
+    """A member's marks; ``device_no`` moved them and is not told (-1: several). ``members``: how many ``conv`` has."""
+
+    conv: str
+    user: str
+    delivered: int
+    read: int
+    device_no: int
+    members: int
+
+
+class CountSignal(Struct, frozen=True, array_like=True, gc=False, tag="c"):
+    """In a large group marks were moved over ``low < seq <= high``: who wrote there is to be told new counts."""
+
+    conv: str
+    low: int
+    high: int
+
+
+class PrivacySignal(Struct, frozen=True, array_like=True, gc=False, tag="p"):
+    """What a user lets others see from now on; on that user's channel."""
+
+    user: str
+    presence: bool
+    last_seen: bool
+
+
+Signal = TypingSignal | ReceiptSignal | CountSignal | PrivacySignal
+
+
 class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """``began``: (user, conv) of memberships that began, on that user's channel. ``takeover``: (user, device, epoch) of a
-    session that is new."""
+    session that is new. ``ended``: (user, device_no, epoch) of sessions that were signed out. ``signals``: what is in no log
+    and is lost without harm."""
 
     events: list[Event]
     began: list[tuple[str, str]] = []
     takeover: tuple[str, str, int] | None = None
+    ended: list[tuple[str, int, int]] = []
+    signals: list[Signal] = []
 
 
 class Forged(Exception):
@@ -75,6 +116,11 @@ class Sealer:
 @lru_cache(maxsize=16_384)
 def user_channel(user: str) -> bytes:
     return _PREFIX + b"u:" + user.encode()
+
+
+def addressee(channel: bytes) -> str | None:
+    """Whose channel it is; None for a group's."""
+    return channel[len(_PREFIX) + 2 :].decode() if channel.startswith(_PREFIX + b"u:") else None
 
 
 def group_channel(conv: str) -> bytes:

@@ -7,7 +7,7 @@ never waits either. A session that cannot take a frame is cut by its own link; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import cbor2
@@ -15,11 +15,14 @@ import structlog
 from chatd_protocol.codec import Encoding, encode_ack, encode_event
 
 from chatd.bus.port import Bus
-from chatd.conversations.operations import Appended, Event
-from chatd.delivery.envelope import Envelope, Forged, Sealer, group_channel, user_channel
+from chatd.conversations.operations import Appended, Event, SessionsEnded
+from chatd.delivery.envelope import Envelope, Forged, Sealer, Signal, group_channel, user_channel
 from chatd.delivery.topic import HeldBytes, Topic
 from chatd.ops.metrics import Metrics
 from chatd.wire.frames import BINARY, TEXT, encode_frame
+
+ENDED_KEPT = 10_000
+"""Devices whose last sign-out is remembered, for those who are about to enter; it takes them moments."""
 
 log = structlog.get_logger()
 
@@ -46,6 +49,9 @@ class Subscriber(Protocol):
     def replace(self) -> None:
         """A newer session of the same device has begun."""
 
+    def sign_out(self) -> None:
+        """The device was signed out, or its token taken back."""
+
 
 def frame_of(encoding: Encoding, data: bytes) -> bytes:
     return encode_frame(BINARY if encoding.binary else TEXT, data)
@@ -67,6 +73,40 @@ def is_own(event: Event, subscriber: Subscriber) -> bool:
     return event.device_no == subscriber.device_no and event.cseq > subscriber.first_cseq
 
 
+class Observer(Protocol):
+    """Who is told of what passes, at once and before anything else is written; synchronous, may not raise.
+
+    ``typing``: the conversations in which somebody may be typing, of which alone ``spoken`` is told.
+    """
+
+    @property
+    def typing(self) -> Container[str]: ...
+
+    def spoken(self, event: Event) -> None:
+        """A message was written to the live sessions."""
+
+    def membership_moved(self, topic: Topic[Subscriber], event: Event) -> None:
+        """Somebody joined or left; who left is still among the topic's live sessions."""
+
+    def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
+        """Another node's signals."""
+
+
+class Nobody:
+    """Until somebody observes."""
+
+    typing: Container[str] = ()
+
+    def spoken(self, event: Event) -> None:
+        """Nobody is told."""
+
+    def membership_moved(self, topic: Topic[Subscriber], event: Event) -> None:
+        """Nobody is told."""
+
+    def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
+        """Nobody is told."""
+
+
 class Hub:
     """``held_events``: how many events a topic keeps behind a hole; ``held_bytes``: all topics together."""
 
@@ -78,9 +118,11 @@ class Hub:
         self._bus: Bus | None = None
         self._confirmed: set[bytes] = set()
         self._users: dict[str, list[Subscriber]] = {}
+        self._ended: dict[int, int] = {}
         self.topics: dict[str, Topic[Subscriber]] = {}
         self.gapped: set[str] = set()
         self.on_gap: Callable[[], None] = _nobody_repairs
+        self.observer: Observer = Nobody()
 
     def connect(self, bus: Bus) -> None:
         """Composition: the bus calls the hub and the hub calls the bus, so one of them comes later."""
@@ -104,6 +146,8 @@ class Hub:
         sessions = self._users.setdefault(user, [])
         if any(other.device == device and other.epoch > epoch for other in sessions):
             subscriber.replace()
+        if self._ended.get(subscriber.device_no, 0) > epoch:
+            subscriber.sign_out()  # between the store's yes to its hello and now
         sessions.append(subscriber)
         self._replace_older(user, device, epoch)
         channel = user_channel(user)
@@ -124,6 +168,23 @@ class Hub:
         for other in list(self._users.get(user, ())):
             if other.device == device and other.epoch < epoch:
                 other.replace()
+
+    def sign_out(self, ended: SessionsEnded) -> None:
+        """This node's commit ended these sessions: end them here, and tell the other nodes."""
+        channel = user_channel(ended.user)
+        told = [(ended.user, device_no, epoch) for device_no, epoch in ended.devices]
+        self.bus.publish([(channel, self._sealer.seal(Envelope([], [], ended=told), channel))])
+        for one in told:
+            self.end_sessions(*one)
+
+    def end_sessions(self, user: str, device_no: int, epoch: int) -> None:
+        """End the sessions of a device that are older than ``epoch``, now and those that are about to enter. May repeat."""
+        self._ended[device_no] = max(epoch, self._ended.pop(device_no, 0))
+        if len(self._ended) > ENDED_KEPT:
+            del self._ended[next(iter(self._ended))]
+        for subscriber in list(self._users.get(user, ())):
+            if subscriber.device_no == device_no and subscriber.epoch < epoch:
+                subscriber.sign_out()
 
     async def follow(self, subscriber: Subscriber, conversations: Iterable[tuple[str, bool]]) -> bool:
         """Begin to follow (conv, group) pairs, as *behind*. True when a topic is new here or its channel was not confirmed
@@ -199,8 +260,17 @@ class Hub:
         self._spread(envelope.events)
         for user, conv in envelope.began:
             self.announce(user, conv)
+        if envelope.signals:
+            self.observer.heard(channel, envelope.signals)
         if envelope.takeover is not None:
             self._replace_older(*envelope.takeover)
+        for one in envelope.ended:
+            self.end_sessions(*one)
+
+    def signal(self, outgoing: Mapping[bytes, list[Signal]]) -> None:
+        """Publish what is in no log, one envelope a channel, in one batch."""
+        seal = self._sealer.seal
+        self.bus.publish([(channel, seal(Envelope([], [], signals=s), channel)) for channel, s in outgoing.items()])
 
     def _spread(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -237,7 +307,14 @@ class Hub:
                 frame = frames[encoding] = event_frame(encoding, event)
             subscriber.write(frame)
         self._metrics.deliveries += len(topic.live)
-        if event.kind == "left":
+        kind = event.kind
+        if kind == "message":
+            if topic.conv in self.observer.typing:
+                self.observer.spoken(event)
+        elif kind == "joined":
+            self.observer.membership_moved(topic, event)
+        elif kind == "left":
+            self.observer.membership_moved(topic, event)
             self._detach(topic, event)
         topic.admit_ahead(event.seq)
 

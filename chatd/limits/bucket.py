@@ -38,6 +38,11 @@ class TokenBucket:
             return 0.0
         return (wanted - self._tokens) / self.rate_per_s
 
+    def set(self, tokens: float, now: float) -> None:
+        """Hold ``tokens`` from now on, at most the burst."""
+        self._tokens = min(self.burst, max(0.0, tokens))
+        self._at = now
+
     def remaining(self, now: float) -> int:
         """Whole tokens that could be taken now."""
         self._refill(now)

@@ -17,9 +17,12 @@ import trio
 from chatd_protocol.codec import Encoding
 from chatd_protocol.codes import ErrorCode
 
+from chatd.limits.addresses import Verdict
 from chatd.limits.bucket import address_key
+from chatd.limits.rules import Operation
 from chatd.listener.head import BadUpgrade, RequestHead, check_upgrade, choose_subprotocol, origin_allowed
 from chatd.listener.http import Deadlines, Respond, send_refusal, serve_http
+from chatd.listener.routes import refusal_headers
 from chatd.ops.metrics import Metrics
 from chatd.sessions.actor import run_session
 from chatd.sessions.node import Node
@@ -31,6 +34,9 @@ from chatd.wire.stream_link import StreamLink
 
 MAX_FAREWELLS = 50
 _TURNED_AWAY = Deadlines(send=1, linger=1)
+_FULL = BadUpgrade(
+    503, ErrorCode.OVERLOADED, "too many connections from this address, or in all", ((b"Retry-After", b"5"),)
+)
 
 log = structlog.get_logger()
 
@@ -69,36 +75,35 @@ class Listener:
         address = address_key(peer[0] if isinstance(peer, tuple) else "local")
         if self.connections >= self._max_connections or self._per_address[address] >= self._max_per_address:
             self._metrics.connections_refused += 1
-            await self._turn_away(stream)
+            await self._turn_away(stream, _FULL)
             return
         self.connections += 1
         self._per_address[address] += 1
         self._metrics.connections_accepted += 1
         try:
-            await self._guard(stream, address)
+            verdict = await self._node.limiter.count(Operation.CONNECTIONS, address)
+            if verdict.wait_s > 0:
+                self._metrics.connections_refused += 1
+                await self._turn_away(stream, _too_often(verdict))
+            else:
+                await self._guard(stream, address)
         finally:
             self.connections -= 1
             self._per_address[address] -= 1
             if not self._per_address[address]:
                 del self._per_address[address]
 
-    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+    async def _turn_away(self, stream: trio.abc.Stream, refusal: BadUpgrade) -> None:
         """Say why, to a few at a time: each farewell holds a descriptor and a task, which is what the bound is about."""
         if self._tls is not None or self._farewells >= MAX_FAREWELLS:
             await trio.aclose_forcefully(stream)
             return
         self._farewells += 1
         try:
-            await self._say_full(stream)
+            await send_refusal(stream, refusal, _TURNED_AWAY)
+            await trio.aclose_forcefully(stream)
         finally:
             self._farewells -= 1
-
-    async def _say_full(self, stream: trio.abc.Stream) -> None:
-        refusal = BadUpgrade(
-            503, ErrorCode.OVERLOADED, "too many connections from this address, or in all", ((b"Retry-After", b"5"),)
-        )
-        await send_refusal(stream, refusal, _TURNED_AWAY)
-        await trio.aclose_forcefully(stream)
 
     async def _guard(self, stream: trio.SocketStream, address: str) -> None:
         try:
@@ -179,3 +184,8 @@ class Listener:
                 await link.wait_ended()
             finally:
                 link.abort()
+
+
+def _too_often(verdict: Verdict) -> BadUpgrade:
+    message = "too many connections from this address; see Retry-After"
+    return BadUpgrade(429, ErrorCode.RATE_LIMITED, message, refusal_headers(verdict))

@@ -1,20 +1,23 @@
 """What each HTTP request is answered with: the public API, and the operators' pages.
 
-Owns the buckets that limit sign-ins and sign-ups per address. Waits for ``Accounts`` only.
+Owns no state. Waits for ``Accounts`` and, as long as its calls take, for the limiter.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection
+from typing import Annotated, TypeVar
 
 import msgspec
-import trio
 from chatd_protocol.codes import ErrorCode
-from msgspec import Struct
+from chatd_protocol.messages import MAX_DEVICE_CHARS
+from msgspec import Meta, Struct
 
 from chatd.accounts.service import AccountRefused, Accounts
-from chatd.limits.bucket import Buckets, TokenBucket, address_key
+from chatd.limits.addresses import Verdict
+from chatd.limits.limiter import Limiter
+from chatd.limits.rules import Operation, State
 from chatd.listener.head import WEBSOCKET_PATH, Headers
 from chatd.listener.http import Request, Response, error_response, json_response
 from chatd.ops.health import Readiness
@@ -34,6 +37,7 @@ _STATUS = {
     ErrorCode.UNAVAILABLE: 503,
 }
 
+B = TypeVar("B", bound=Struct)
 Answer = Callable[[Request], Awaitable[Response]]
 Routes = dict[str, dict[str, Answer]]
 
@@ -45,26 +49,33 @@ class Credentials(Struct, frozen=True):
     password: str
 
 
+class PasswordChange(Struct, frozen=True):
+    """``device``: the one whose sessions go on."""
+
+    name: str
+    password: str
+    new_password: str
+    device: Annotated[str, Meta(max_length=MAX_DEVICE_CHARS)] = ""
+
+
 class Api:
     """The public port's HTTP. ``origins``: the web origins whose pages may read the answers (CORS), exact.
 
-    ``clock``: seconds, for the limits alone. Bursts of ``sign_ins_per_minute`` and ``accounts_per_minute`` are let
-    through at once, so that an office behind one address can start its day.
+    A minute's sign-ins and new accounts are let through at once, so that an office behind one address can start its day.
     """
 
     def __init__(
-        self, accounts: Accounts, readiness: Readiness, *, origins: Collection[str] = (), sign_ins_per_minute: int = 60,
-        accounts_per_minute: int = 30, clock: Callable[[], float] = trio.current_time,
+        self, accounts: Accounts, readiness: Readiness, limiter: Limiter, *, origins: Collection[str] = ()
     ) -> None:
         self._accounts = accounts
+        self._limiter = limiter
         self._origins = frozenset(origins)
-        self._clock = clock
-        self._sign_ins = Buckets(sign_ins_per_minute / 60, sign_ins_per_minute)
-        self._sign_ups = Buckets(accounts_per_minute / 60, accounts_per_minute)
         self._routes: Routes = {
             "/": {"GET": _front_page},
             "/v1/accounts": {"POST": self._post_account},
             "/v1/tokens": {"POST": self._post_token},
+            "/v1/password": {"POST": self._post_password},
+            "/v1/rate-limit": {"GET": self._get_rate_limit},
             WEBSOCKET_PATH: {"GET": _upgrade_required},
             **_health_routes(readiness),
         }
@@ -78,10 +89,14 @@ class Api:
         return response if origin is None else _with_headers(response, _cors(origin))
 
     async def _post_account(self, request: Request) -> Response:
-        return await self._limited(self._sign_ups, request, self._create_account)
+        return await self._limited(Operation.ACCOUNTS, request, self._create_account, Credentials)
 
     async def _post_token(self, request: Request) -> Response:
-        return await self._limited(self._sign_ins, request, self._sign_in)
+        return await self._limited(Operation.SIGN_IN, request, self._sign_in, Credentials)
+
+    async def _post_password(self, request: Request) -> Response:
+        # Counted as a sign-in: it says as well whether a password is right.
+        return await self._limited(Operation.SIGN_IN, request, self._change_password, PasswordChange)
 
     async def _create_account(self, asked: Credentials) -> Response:
         await self._accounts.register(asked.name, asked.password)
@@ -91,26 +106,41 @@ class Api:
         signed = await self._accounts.sign_in(asked.name, asked.password)
         return json_response(200, {"token": signed.token, "expires_at": signed.expires_at_ms})
 
+    async def _change_password(self, asked: PasswordChange) -> Response:
+        signed = await self._accounts.change_password(asked.name, asked.password, asked.new_password, asked.device)
+        return json_response(200, {"token": signed.token, "expires_at": signed.expires_at_ms})
+
     async def _limited(
-        self, buckets: Buckets, request: Request, answer: Callable[[Credentials], Awaitable[Response]]
+        self, operation: Operation, request: Request, answer: Callable[[B], Awaitable[Response]], body: type[B]
     ) -> Response:
         """Count the request, whatever comes of it, then read it and answer."""
-        bucket = buckets.bucket(address_key(request.address))
-        now = self._clock()
-        wait_s = bucket.take(now)
-        limits = _limit_headers(bucket, now)
-        if wait_s > 0:
-            retry = (b"Retry-After", b"%d" % math.ceil(wait_s))
-            return error_response(
-                429, ErrorCode.RATE_LIMITED, "too many from this address; see Retry-After", (*limits, retry)
-            )
-        asked = _credentials(request)
+        verdict = await self._limiter.count(operation, request.address)
+        limits = limit_headers(verdict)
+        if verdict.wait_s > 0:
+            return _too_many(verdict)
+        asked = _body_of(request, body)
         if isinstance(asked, Response):
             return _with_headers(asked, limits)
         try:
             return _with_headers(await answer(asked), limits)
         except AccountRefused as refused:
             return _with_headers(_refused(refused), limits)
+
+
+    async def _get_rate_limit(self, request: Request) -> Response:
+        """Of the token's user, or of the address. It verifies a signature for whoever asks, so it has a limit itself."""
+        verdict = await self._limiter.count(Operation.API, request.address)
+        limits = limit_headers(verdict)
+        if verdict.wait_s > 0:
+            return _too_many(verdict)
+        token = _bearer(request)
+        if token is None:
+            return json_response(200, _states(await self._limiter.address_states(request.address)), limits)
+        try:
+            user, tier = await self._accounts.identify(token)
+        except AccountRefused as refused:
+            return _with_headers(_refused(refused), limits)
+        return json_response(200, _states(await self._limiter.user_states(user, tier)), limits)
 
 
 class OpsPages:
@@ -166,13 +196,13 @@ def _methods(answers: dict[str, Answer]) -> bytes:
     return ", ".join([*answers, *head, "OPTIONS"]).encode()
 
 
-def _credentials(request: Request) -> Credentials | Response:
+def _body_of(request: Request, body: type[B]) -> B | Response:
     """The body, or the answer that says what is wrong with it: the field and the type, never a value."""
     media_type = (request.head.only(b"content-type") or b"").partition(b";")[0].strip().lower()
     if media_type != b"application/json":
         return error_response(415, ErrorCode.BAD_MESSAGE, "Content-Type: application/json")
     try:
-        return msgspec.json.decode(request.body, type=Credentials)
+        return msgspec.json.decode(request.body, type=body)
     except msgspec.ValidationError as fault:
         return error_response(400, ErrorCode.BAD_MESSAGE, f"body: {fault}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -191,11 +221,35 @@ def _retry_after() -> Headers:
     return ((b"Retry-After", b"%d" % RETRY_AFTER_S),)
 
 
-def _limit_headers(bucket: TokenBucket, now: float) -> Headers:
+def _bearer(request: Request) -> str | None:
+    """What stands in ``Authorization``: the token, "" for what is none, None where nothing does."""
+    given = request.head.only(b"authorization")
+    if given is None:
+        return None
+    scheme, _, token = given.partition(b" ")
+    return token.strip().decode("ascii", "replace") if scheme.lower() == b"bearer" else ""
+
+
+def _states(states: list[State]) -> dict[str, object]:
+    return {"limits": [msgspec.to_builtins(state) for state in states]}
+
+
+def refusal_headers(verdict: Verdict) -> Headers:
+    """The same for one that was refused: also when to come again."""
+    return (*limit_headers(verdict), (b"Retry-After", b"%d" % math.ceil(verdict.wait_s)))
+
+
+def _too_many(verdict: Verdict) -> Response:
+    message = "too many from this address; see Retry-After"
+    return error_response(429, ErrorCode.RATE_LIMITED, message, refusal_headers(verdict))
+
+
+def limit_headers(verdict: Verdict) -> Headers:
+    """How the limit stands that a request was counted against."""
     return (
-        (b"X-RateLimit-Limit", b"%d" % bucket.burst),
-        (b"X-RateLimit-Remaining", b"%d" % bucket.remaining(now)),
-        (b"X-RateLimit-Reset", b"%d" % math.ceil(bucket.full_in(now))),
+        (b"X-RateLimit-Limit", b"%d" % verdict.limit),
+        (b"X-RateLimit-Remaining", b"%d" % verdict.remaining),
+        (b"X-RateLimit-Reset", b"%d" % math.ceil(verdict.reset_s)),
     )
 
 
@@ -227,7 +281,7 @@ def _preflight(routes: Routes, request: Request, origin: bytes | None) -> Respon
         headers += (
             (b"Access-Control-Allow-Origin", origin),
             (b"Access-Control-Allow-Methods", methods),
-            (b"Access-Control-Allow-Headers", b"Content-Type"),
+            (b"Access-Control-Allow-Headers", b"Authorization, Content-Type"),
             (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_SECONDS),
         )
     return Response(204, headers=headers)

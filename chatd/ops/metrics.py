@@ -29,7 +29,12 @@ _COUNTERS = {
     "batches": "Group commits",
     "bus_forged": "Messages from the bus that no node of ours had sealed",
     "repairs": "Gaps filled from the store (I6)",
+    "signed_out": "Sessions ended because their device was signed out, or the password changed",
     "slow_consumers": "Sessions cut because they did not read",
+    "signals": "Receipts and typing notices written to sessions",
+    "signals_dropped": "Receipts and typing notices let go, because too many waited or the store could not be asked",
+    "presence_told": "Presence messages written to sessions",
+    "presence_coarsened": "Times that changes of presence had to wait, because there were more than presence.messages_per_second",
     "marks_dropped": "Up-to marks let go, because too many of one session waited for the store",
 }
 
@@ -65,7 +70,7 @@ class Metrics:
     client could make millions.
     """
 
-    __slots__ = (*_COUNTERS, "batch_size", "commit_seconds", "refused", "_registry", "_sources")
+    __slots__ = (*_COUNTERS, "batch_size", "commit_seconds", "limit_seconds", "limited", "refused", "_registry", "_sources")
 
     connections_accepted: int
     connections_refused: int
@@ -77,7 +82,12 @@ class Metrics:
     batches: int
     bus_forged: int
     repairs: int
+    signed_out: int
     slow_consumers: int
+    signals: int
+    signals_dropped: int
+    presence_told: int
+    presence_coarsened: int
     marks_dropped: int
 
     def __init__(self) -> None:
@@ -86,6 +96,8 @@ class Metrics:
         self.batch_size = Histogram(BATCH_SIZES)
         self.commit_seconds = Histogram(SECONDS)
         self.refused: dict[str, int] = {}
+        self.limited: dict[str, int] = {}
+        self.limit_seconds = Histogram(SECONDS)
         self._sources: list[tuple[str, str, Callable[[], float], type[CounterMetricFamily | GaugeMetricFamily]]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Exposition(self))
@@ -116,6 +128,8 @@ class Metrics:
         for name, text, source, family in self._sources:
             yield family(f"chatd_{name}", text, value=source())
         yield _by_label("refused", "Clients' messages answered with an error", "code", self.refused)
+        yield _by_label("limited", "Attempts beyond a rate limit, by operation", "operation", self.limited)
+        yield _histogram("limit_seconds", "Time of a call to Redis about rate limits", self.limit_seconds)
         yield _histogram("batch_size", "Operations in a group commit", self.batch_size)
         yield _histogram("commit_seconds", "Time of a group commit, with its fsync", self.commit_seconds)
 

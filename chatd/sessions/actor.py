@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from time import time_ns
 
+import msgspec
 import structlog
 import trio
 from chatd_protocol import codes, messages
@@ -57,8 +58,12 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         session.end(codes.BAD_TOKEN)
         return False
     opened = await node.writer.call(
-        OpenDevice(user=identity.user, device=hello.device, create_user=identity.outside)
-    )
+        OpenDevice(
+            user=identity.user, device=hello.device, create_user=identity.outside, token=identity.token_id,
+            expires=identity.expires_at_ms, generation=identity.generation, issued=identity.issued_at_ms,
+            agent="" if hello.agent is msgspec.UNSET else hello.agent, node=node.roll.node,
+        )
+    )  # fmt: skip
     if isinstance(opened, Refused):
         _refuse_hello(session, opened)
         return False
@@ -67,13 +72,17 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         return False
     session.expires_at = identity.expires_at_ms
     session.opened(opened.author, hello.device, opened.cseq)
+    session.admitted(node.limiter.enter(session.user, identity.tier or opened.tier))
     await node.hub.enter(session)
+    if session.limits is not None:
+        await node.limiter.ready(session.limits)  # so that no message ever waits: what it may do is known before the first
     if session.ended is not None:
         return False
     # Read before the welcome allows the first send: what the client claims to have beyond these heads it cannot have, and
     # a send of its own must not be taken for it.
     standings = await node.store.standings(opened.author.user_no, session.device_no)
     log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
+    node.presence.enter(session)
     session.advance("welcome")
     session.tell(_welcome(session, node))
     await replay_all(session, node, hello, standings)
@@ -93,8 +102,14 @@ def _refuse_hello(session: Session, refused: Refused) -> None:
 def _welcome(session: Session, node: Node) -> messages.Welcome:
     return messages.Welcome(
         user=session.user, device=session.device, session=session.session_id, cseq=session.first_cseq,
-        time=time_ns() // 1_000_000, heartbeat_ms=node.heartbeat_ms, limits=node.advertised,
+        time=time_ns() // 1_000_000, heartbeat_ms=node.heartbeat_ms, limits=node.advertised | _rates(session),
     )  # fmt: skip
+
+
+def _rates(session: Session) -> dict[str, int]:
+    assert session.limits is not None, "it was admitted"
+    rule = session.limits.messages.rule
+    return {"messages_per_second": int(rule.rate_per_s), "messages_burst": rule.burst}
 
 
 async def _serve(session: Session, node: Node) -> None:
@@ -120,13 +135,20 @@ async def _follow_what_began(session: Session, node: Node, conv: str) -> None:
             session.topics.add(standing.conv)
             await node.hub.follow(session, [(standing.conv, standing.kind == "group")])
             await join(session, node, standing.conv, await catch_up(session, node, standing.conv, position))
+            node.presence.conversation_began(session)
 
 
 def _forget(session: Session, node: Node) -> None:
     session.flush_marks()
+    if session.author is not None:
+        node.roll.left(session.author)
+    node.signals.ended(session)
+    node.presence.leave(session)
     for conv in session.topics:
         node.hub.unfollow(session, conv)
     session.topics.clear()
+    if session.limits is not None:
+        node.limiter.leave(session.limits)
     if session.user:
         node.hub.exit(session)
     ended = session.ended

@@ -17,7 +17,11 @@ import trio
 from chatd_protocol import codes
 
 from chatd.delivery.hub import Hub
+from chatd.delivery.signals import Signals
+from chatd.limits.limiter import Limiter
 from chatd.ops.metrics import Metrics
+from chatd.presence.actor import Presence
+from chatd.sessions.roll import Roll
 from chatd.sessions.session import Session
 from chatd.store.port import Store
 from chatd.store.writer import Writer
@@ -69,6 +73,14 @@ class Identity(Protocol):
     def expires_at_ms(self) -> int: ...
     @property
     def outside(self) -> bool: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def token_id(self) -> bytes: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def issued_at_ms(self) -> int: ...
 
 
 class Node:
@@ -76,7 +88,7 @@ class Node:
 
     def __init__(
         self, *, store: Store, writer: Writer, hub: Hub, metrics: Metrics, limits: Limits, verify: Callable[[str], Identity],
-        cork: AbstractContextManager[None],
+        cork: AbstractContextManager[None], roll: Roll, signals: Signals, presence: Presence, limiter: Limiter,
         heartbeat_ms: int, hello_seconds: float, marks_seconds: float, advertised: dict[str, int], random: Random,
     ) -> None:  # fmt: skip
         self.store = store
@@ -86,6 +98,10 @@ class Node:
         self.limits = limits
         self.pages = page_bytes(limits.outbox_bytes)
         self.cork = cork
+        self.roll = roll
+        self.signals = signals
+        self.presence = presence
+        self.limiter = limiter
         self.verify = verify
         self.heartbeat_ms = heartbeat_ms
         self.hello_seconds = hello_seconds

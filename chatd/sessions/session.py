@@ -28,15 +28,18 @@ from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
 
-from chatd.conversations.operations import Author, Mark, Operation, Outcome, Refused, Repeated, Send
-from chatd.conversations.rules import REPLACED
+from chatd.conversations.operations import Author, Mark, Marked, Operation, Outcome, Refused, Repeated, Send, Sequenced
+from chatd.conversations.rules import REPLACED, SIGNED_OUT
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
+from chatd.limits.rules import Operation as Limited
+from chatd.sessions.changes import CHANGES, Change, change_operation
 from chatd.sessions.marks import Marks
 from chatd.wire import frames
 from chatd.wire.frames import FrameError, FrameParser
 
 if TYPE_CHECKING:
+    from chatd.limits.limiter import UserLimits
     from chatd.sessions.node import Node
     from chatd.wire.link import Link
 
@@ -50,6 +53,10 @@ MAX_BEGAN: Final = 1000
 EVERYTHING: Final = ""
 """Stands for a conversation that began when so many have that they are not listed: all are looked up then."""
 
+PASSING_PER_SECOND: Final = 2.0
+PASSING_BURST: Final = 20
+"""Of typing and watch together: a client renews what it types every few seconds, and watches anew when somebody scrolls."""
+
 _FLOOD_FACTOR = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
 
@@ -58,9 +65,10 @@ class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
-        "_began", "_bucket", "_ended", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since",
+        "_began", "_ended", "_ephemeral", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since",
         "_paused", "_requests", "_requests_bytes", "_wake", "address", "author", "device", "device_no", "encoding", "epoch",
-        "expires_at", "first_cseq", "former", "last_heard", "link", "marks", "session_id", "topics", "user",
+        "expires_at", "first_cseq", "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks",
+        "session_id", "topics", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -74,7 +82,6 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._bucket = TokenBucket(limits.messages_per_second, limits.messages_burst)
         self._flood = TokenBucket(limits.messages_per_second * _FLOOD_FACTOR, limits.messages_burst * _FLOOD_FACTOR)
         self._in_flight = 0
         self._wake: trio.Event | None = None
@@ -84,7 +91,9 @@ class Session:
         self._requests: deque[tuple[messages.ClientMessage, int]] = deque()
         self._requests_bytes = 0
         self._began: dict[str, None] = {}
-        self.last_heard = now
+        self.last_heard = self.last_active = now
+        self.idle = self.inactive = False
+        self._ephemeral: TokenBucket | None = None
         self.expires_at = 0
         self.user = self.device = ""
         self.author: Author | None = None
@@ -93,6 +102,7 @@ class Session:
         self.marks: Marks | None = None
         self.topics: set[str] = set()
         self.former: dict[str, int] | None = None
+        self.limits: UserLimits | None = None
 
     # --- what the link calls --------------------------------------------------------------------
 
@@ -152,27 +162,44 @@ class Session:
             else:
                 self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(fault))
             return
+        self._act(message, len(payload))
+
+    def _act(self, message: messages.ClientMessage, size: int) -> None:
         kind = type(message)
-        if kind is messages.Send:
+        if kind is not messages.Heartbeat and kind is not messages.Delivered:
+            self.last_active = self.last_heard
+            if self.idle:
+                self.idle = False
+                self._node.presence.stir(self.user)
+        if kind is messages.Send or kind in CHANGES:
             self._send(message)  # type: ignore[arg-type]
         elif kind is messages.Delivered or kind is messages.Read:
             self._mark(message)  # type: ignore[arg-type]
         elif kind is messages.Heartbeat:
-            self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
+            self._heartbeat(message)  # type: ignore[arg-type]
+        elif kind is messages.Typing or kind is messages.Watch:
+            self._say_passing(message)  # type: ignore[arg-type]
         else:
-            self._queue(message, len(payload))
+            self._queue(message, size)
 
-    def _send(self, message: messages.Send) -> None:
-        if wait := self._bucket.take(self.last_heard):
+    def _send(self, message: messages.Send | Change) -> None:
+        """What takes a number: straight to the store writer, in the order in which it came."""
+        assert self.author is not None, "the state machine lets no send through before the hello"
+        assert self.limits is not None, "the same"
+        if wait := self.limits.messages.take(self.last_heard):
+            self._node.limiter.refused(Limited.MESSAGES)
             self._refuse_message(message, ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
             return
-        assert self.author is not None, "the state machine lets no send through before the hello"
-        payload = message_payload(message)
-        digest = content_digest(message.to, payload)
-        operation = Send(
-            author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest,
-            reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to,
-        )  # fmt: skip
+        operation: Sequenced
+        if type(message) is messages.Send:
+            payload = message_payload(message)
+            digest = content_digest(message.to, payload)
+            operation = Send(
+                author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest,
+                reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to, mentions=message.mentions or (),
+            )  # fmt: skip
+        else:
+            operation = change_operation(self.author, message)  # type: ignore[arg-type]
         if not self._node.writer.submit(operation, self._send_settled):
             self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
             return
@@ -205,13 +232,32 @@ class Session:
         if isinstance(outcome, Repeated):
             self.tell(messages.Ack(cseq=outcome.cseq, conv=outcome.conv, seq=outcome.seq, at=outcome.at, repeat=True))
             self._node.metrics.repeats += 1
-        elif isinstance(outcome, Refused) and isinstance(operation, Send):
+        elif isinstance(outcome, Refused) and isinstance(operation, Sequenced):
             retry_ms = 1000 if outcome.code in codes.RETRYABLE else None
             self.refuse(
                 outcome.code, outcome.message, cseq=operation.cseq, expected=outcome.expected or None, retry_ms=retry_ms
             )
             if outcome is REPLACED:  # a takeover on another node that the bus did not tell of
                 self.end(codes.REPLACED)
+            elif outcome is SIGNED_OUT:
+                self.sign_out()
+
+    def _heartbeat(self, message: messages.Heartbeat) -> None:
+        self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
+        if message.active is not msgspec.UNSET and message.active is self.inactive:
+            self.inactive = not message.active
+            self._node.presence.stir(self.user)
+
+    def _say_passing(self, message: messages.Typing | messages.Watch) -> None:
+        """What is stored nowhere and has no answer."""
+        if self._ephemeral is None:
+            self._ephemeral = TokenBucket(PASSING_PER_SECOND, PASSING_BURST)
+        if wait := self._ephemeral.take(self.last_heard):
+            self._refuse_message(message, ErrorCode.RATE_LIMITED, "typing, watch: too often", retry_after=wait)
+        elif isinstance(message, messages.Typing):
+            self._node.signals.ask_typing(self, message.conv, message.on)
+        else:
+            self._node.presence.watch(self, message.users)
 
     def _mark(self, message: messages.Delivered | messages.Read) -> None:
         self._move_mark(message.conv, message.seq, message.seq if isinstance(message, messages.Read) else 0)
@@ -226,7 +272,8 @@ class Session:
             self._node.metrics.marks_dropped += 1
 
     def _queue(self, request: messages.ClientMessage, size: int) -> None:
-        if type(request) is not messages.Hello and (wait := self._bucket.take(self.last_heard)):
+        if self.limits is not None and (wait := self.limits.requests.take(self.last_heard)):
+            self._node.limiter.refused(Limited.REQUESTS)
             self._refuse_message(request, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
             return
         self._requests.append((request, size))
@@ -255,6 +302,11 @@ class Session:
 
     def replace(self) -> None:
         self.end(codes.REPLACED)
+
+    def sign_out(self) -> None:
+        if self._ended is None:
+            self._node.metrics.signed_out += 1
+        self.end(codes.SIGNED_OUT)
 
     # --- answers --------------------------------------------------------------------------------
 
@@ -323,6 +375,10 @@ class Session:
                     self._mark_settled(mark, _NOT_TAKEN)
 
     def _mark_settled(self, operation: Operation, outcome: Outcome) -> None:
+        if type(outcome) is Marked:
+            assert self.author is not None, "no mark comes before the hello"
+            self._node.signals.moved(self.author, outcome)
+            return
         if isinstance(outcome, Refused) and isinstance(operation, Mark) and self._ended is None:
             self._move_mark(operation.conv, operation.delivered, operation.read)
 
@@ -341,6 +397,13 @@ class Session:
         """The hello was good: from here on the session speaks for a device."""
         self.author, self.user, self.device = author, author.user, device
         self.device_no, self.epoch, self.first_cseq = author.device_no, author.epoch, cseq
+
+    def admitted(self, limits: UserLimits) -> None:
+        """By these limits it is measured from here on; a tier that allows more has a wider bound on frames, too."""
+        self.limits = limits
+        rule = limits.messages.rule
+        if rule.rate_per_s > self._node.limits.messages_per_second:
+            self._flood = TokenBucket(rule.rate_per_s * _FLOOD_FACTOR, rule.burst * _FLOOD_FACTOR)
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""

@@ -7,7 +7,9 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 * **Durable.** When ``commit`` returns, its effects survive ``kill -9`` and power loss (I1).
 * **Contiguous.** The events of one conversation carry 1, 2, 3, ... without holes, in commit order (I4).
 * **Idempotent.** ``(user, device, cseq)`` is checked inside the transaction (I3), however late the repeat comes.
-* **Authorised.** Membership and roles are judged by ``conversations.rules`` inside the transaction (I8).
+* **Authorised.** Membership, roles, authorship and time are judged by ``conversations.rules`` inside the transaction (I8).
+* **Gone.** A committed ``Delete`` leaves of the message, and of its edits, nothing that they said: not in what is read, and
+  not for good in what the store keeps on the disk.
 * **Shared.** Several processes may commit to one store at once; all of the above holds across them. A read that starts
   after a ``commit`` returned, in any process, sees that commit.
 """
@@ -20,10 +22,21 @@ from typing import Protocol
 from msgspec import Struct
 
 from chatd.conversations.operations import Event, Operation, Outcome
+from chatd.store.query import Term
 
 LOG_BYTES = 1024 * 1024
 LIST_BYTES = 384 * 1024
 """With the items' own keys, and base64 in JSON, below a server message's 1 MiB."""
+
+LISTED_DEVICES = 500
+"""In the worst of names, escaped in JSON, below 1 MiB, too."""
+MAX_DEVICE_TOKENS = 32
+"""Tokens that a device may have used and that are still good, for a sign-out to find them all; beyond it the oldest is
+taken back."""
+ENDINGS_KEPT_MS = 3600 * 1000
+"""Much longer than a node goes without looking."""
+RANKED = 2000
+"""What a ranked search looks at: a word may be in a million messages."""
 
 
 class StoreError(Exception):
@@ -59,7 +72,9 @@ class Standing(Struct, frozen=True):
 class Page(Struct, frozen=True):
     """Events in ascending ``seq``; ``last``: the newest that the reader may see; ``more``: some lie beyond the page.
 
-    ``member``: whether the reader was one, in the same snapshot; a former member's log ends with the ``left`` event.
+    Messages *as they are now* (threads, pins) have their latest body in the payload and, if they were edited, the key
+    ``edited`` with the ``seq`` of the newest edit. ``member``: whether the reader was one, in the same snapshot; a former
+    member's log ends with the ``left`` event.
     """
 
     events: list[Event]
@@ -69,7 +84,10 @@ class Page(Struct, frozen=True):
 
 
 class Item(Struct, frozen=True):
-    """One line of the conversation list. ``event`` is the newest one visible; ``members`` only for a dm."""
+    """One line of the conversation list. ``event`` is the newest one visible; ``members`` only for a dm.
+
+    ``mentions``: how many of the unread name the user. ``muted``: until when, ms since the Unix epoch; it may be over.
+    """
 
     conv: str
     kind: str
@@ -80,18 +98,108 @@ class Item(Struct, frozen=True):
     read: int
     delivered: int
     unread: int
+    mentions: int = 0
+    muted: int = 0
 
 
 class Member(Struct, frozen=True):
+    """``delivered`` and ``read``: the member's marks, merged over their devices."""
+
     user: str
     role: str
     joined: int
+    delivered: int = 0
+    read: int = 0
+
+
+class Audience(Struct, frozen=True):
+    """Who hears what is said in a conversation: ``dm`` as in Appended, and how many they are."""
+
+    dm: tuple[str, ...]
+    members: int
+
+
+class Tally(Struct, frozen=True):
+    """A member's own latest message, and how many of the others have it."""
+
+    user: str
+    seq: int
+    delivered: int
+    read: int
+
+
+class Acquaintance(Struct, frozen=True):
+    """A user with whom one shares a conversation. ``last_seen``: in ms, 0 where it is hidden or not known."""
+
+    user: str
+    last_seen: int
+
+
+class Privacy(Struct, frozen=True):
+    """What a user lets others see."""
+
+    presence: bool
+    last_seen: bool
 
 
 class Account(Struct, frozen=True):
     user_no: int
     password_hash: str
     """Empty for a user who signs in with an outside issuer only."""
+
+    generation: int = 0
+    """Counts the changes of the password; a token of chatd's own says with which one it was given."""
+
+    tier: str = ""
+
+
+class DeviceEntry(Struct, frozen=True):
+    """One of a user's devices. ``used``: when its newest session began, in ms. ``online``: that session lasts, on a node
+    that runs."""
+
+    device: str
+    agent: str
+    used: int
+    online: bool
+
+
+class Endings(Struct, frozen=True):
+    """Sessions that were ended, as (user, device_no, epoch): those of the device that are older than the epoch."""
+
+    ended: list[tuple[str, int, int]]
+    token: int
+    more: bool
+
+
+class Search(Struct, frozen=True, kw_only=True):
+    """Which messages: with all of ``terms``, as the engine finds words, without regard to case and accents.
+
+    ``sender``: a user's name. ``before`` and ``after``: ms since the Unix epoch, of the message and not of its edits; both
+    exclusive. ``ranked``: the best match first, of the newest RANKED that match, rather than the newest first.
+    """
+
+    terms: tuple[Term, ...]
+    conv: str | None = None
+    sender: str | None = None
+    before: int | None = None
+    after: int | None = None
+    ranked: bool = False
+
+
+class Place(Struct, frozen=True):
+    """A conversation to go to; ``members`` only for a dm, ascending."""
+
+    conv: str
+    kind: str
+    title: str
+    members: list[str]
+
+
+class Matches(Struct, frozen=True):
+    """What a name or a title may be completed to."""
+
+    users: list[str]
+    items: list[Place]
 
 
 class Changes(Struct, frozen=True):
@@ -152,8 +260,72 @@ class Store(Protocol):
         Raises Unavailable, and ValueError for a cursor that this store did not give out.
         """
 
+    async def thread(
+        self, user_no: int, conv: str, seq: int, *, after: int | None, before: int | None, limit: int, max_bytes: int
+    ) -> Page | None:
+        """The message ``seq`` and what replies to it, or to one of those, as they are now; where and how much as for ``page``.
+
+        None where the user may read no such message; a deleted one is there. ``last``: of the conversation. Of a thread that
+        begins with a reply only its first 5000 messages. Raises Unavailable.
+        """
+
+    async def pins(self, user_no: int, conv: str, *, after: int, max_bytes: int) -> Page | None:
+        """The pinned messages beyond ``after`` that the user may read, as they are now. None as for ``page``.
+
+        Ends early rather than exceed ``max_bytes`` of payload, but always holds at least one if there is one.
+        Raises Unavailable.
+        """
+
     async def members(self, user_no: int, conv: str) -> list[Member] | None:
         """Ascending by name; None as for ``page``. Raises Unavailable."""
+
+    async def audiences(self, convs: Sequence[str]) -> dict[str, Audience]:
+        """Of those that there are; nobody's rights asked. Raises Unavailable."""
+
+    async def tallies(self, conv: str, low: int, high: int) -> list[Tally]:
+        """Of the members whose latest message lies in ``low < seq <= high`` and among the newest 1000 events. Raises
+        Unavailable."""
+
+    async def acquainted(self, user_no: int, names: Sequence[str]) -> list[Acquaintance]:
+        """Those of ``names`` who are members of a conversation in which the user is one. Raises Unavailable."""
+
+    async def privacies(self, names: Sequence[str]) -> dict[str, Privacy]:
+        """Of the users that there are. Raises Unavailable."""
+
+    async def devices(self, user_no: int, now: int) -> list[DeviceEntry]:
+        """The user's devices that are not signed out, latest use first, at most LISTED_DEVICES; ``now`` in ms.
+        Raises Unavailable."""
+
+    async def endings(self, token: int) -> Endings:
+        """The sessions ended since the call that returned ``token``, at most ENDINGS_KEPT_MS ago; 0: since then.
+
+        It may repeat, and omits none of the time that is kept. Raises Unavailable.
+        """
+
+    async def search(
+        self, user_no: int, wanted: Search, *, cursor: str | None, limit: int, max_bytes: int
+    ) -> tuple[list[Event], str | None] | None:
+        """A page of the messages that match, as they are now (see ``Page``), and the cursor of the next page.
+
+        Of the type ``text`` and with a text as body, in conversations where the user is a member now, from the first event
+        that they may see. Complete but for what was committed since ``index`` last returned 0. **Never** one that is deleted,
+        nor by words that an edit has taken away, however far ``index`` is. None where ``wanted.conv`` is none of the user's.
+        Ends early rather than exceed ``max_bytes`` of payload, but holds at least one if there is one. No terms, whatever
+        their text, are a fault. Raises Unavailable, and ValueError for a cursor that this store did not give out.
+        """
+
+    async def index(self) -> int:
+        """Make the next of what was committed findable, a batch at most; how many events are left to look at.
+
+        An engine that does so as it commits returns 0. So does one that finds another process at it. When nothing is left,
+        what deletes and edits took out of messages is out of the index, too. One call at a time. Raises Unavailable.
+        """
+
+    async def find(self, user_no: int, text: str, *, conv: str | None, limit: int) -> Matches | None:
+        """Completion: users whose name begins with ``text``, ascending; and the user's own conversations, latest first, with
+        a title of which a word begins so, or with such a user in a dm. Case and accents do not matter. At most ``limit`` of
+        each. With ``conv`` only members of this conversation, and None where it is none of the user's. Raises Unavailable.
+        """
 
     async def blocked(self, user_no: int) -> list[str]:
         """The users that this one blocks, ascending. Raises Unavailable."""

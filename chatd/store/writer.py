@@ -24,10 +24,12 @@ from chatd.conversations.operations import (
     AddMembers,
     Appended,
     CreateGroup,
+    Edit,
     Operation,
     Outcome,
     Refused,
     RemoveMembers,
+    RollCall,
     Send,
 )
 from chatd.ops.metrics import Metrics
@@ -45,12 +47,14 @@ log = structlog.get_logger()
 
 def _size_of(operation: Operation) -> int:
     kind = type(operation)
-    if kind is Send:
+    if kind is Send or kind is Edit:
         return OPERATION_BYTES + len(operation.payload)  # type: ignore[union-attr]
     if isinstance(operation, CreateGroup):
         return OPERATION_BYTES + NAME_BYTES * len(operation.members)
     if isinstance(operation, AddMembers | RemoveMembers):
         return OPERATION_BYTES + NAME_BYTES * len(operation.users)
+    if isinstance(operation, RollCall):
+        return OPERATION_BYTES + NAME_BYTES * len(operation.left)
     return OPERATION_BYTES
 
 

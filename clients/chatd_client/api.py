@@ -81,6 +81,27 @@ async def register(url: str, name: str, password: str, *, ssl_context: ssl.SSLCo
     await _post(endpoint(url), "/v1/accounts", {"name": name, "password": password}, ssl_context)
 
 
+async def change_password(
+    url: str,
+    name: str,
+    password: str,
+    new_password: str,
+    *,
+    device: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Token:
+    """Change a password and get a new token; ends every session of the user but that of ``device``.
+
+    Raises Refused (``unauthenticated``, ``bad_message``, ...) or Unreachable; cancelled: changed or not.
+    """
+    body = {"name": name, "password": password, "new_password": new_password}
+    answer = await _post(endpoint(url), "/v1/password", body | ({"device": device} if device else {}), ssl_context)
+    token = answer.get("token")
+    if not isinstance(token, str):
+        raise Unreachable("the answer to a change of the password has no token in it")
+    return Token(token, answer.get("expires_at"))
+
+
 async def _post(at: Endpoint, path: str, body: Mapping[str, str], context: ssl.SSLContext | None) -> dict[str, Any]:
     try:
         with trio.fail_after(TIMEOUT_S):

@@ -10,40 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
-from chatd_protocol.messages import (
-    Ack,
-    Add,
-    Block,
-    Blocked,
-    ClientMessage,
-    Conversations,
-    Create,
-    History,
-    HistoryPolicy,
-    Leave,
-    Members,
-    Ok,
-    Read,
-    Remove,
-    Rename,
-    Role,
-    SetRole,
-    Typing,
-    Watch,
-    Welcome,
-)
-from msgspec import UNSET
+from chatd_protocol.messages import MAX_WATCHED, Ack, Read, Welcome
 
 from chatd_client import wire
-from chatd_client.answers import ConversationList, Member, Page
 from chatd_client.api import endpoint
 from chatd_client.errors import ClientError, OutboxFull
 from chatd_client.outbox_file import OutboxFile
+from chatd_client.questions import Questions
 from chatd_client.session import Session, TokenSource
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from chatd_client.facts import ConnectionState, Fact
     from chatd_client.outbox import Queued
@@ -124,11 +102,12 @@ class _Events:
         return await self._session.next_fact()
 
 
-class Client:
+class Client(Questions):
     """What ``open_client`` gives. Coroutines raise SessionEnded once the server has ended the session for good."""
 
     def __init__(self, session: Session, file: OutboxFile, encoding: wire.Encoding) -> None:
-        self._session, self._file, self._encoding = session, file, encoding
+        super().__init__(session)
+        self._file, self._encoding = file, encoding
 
     # --- what is known --------------------------------------------------------------------------
 
@@ -210,29 +189,50 @@ class Client:
 
     async def edit(self, conv: str, seq: int, body: str | bytes) -> Ack:
         """Replace the body of one's own message; waits and raises as ``send`` does."""
-        return await self._stored(self._queue({"t": "edit", "conv": conv, "seq": seq, "body": body}))
+        return await self._stored(self.post_edit(conv, seq, body))
 
     async def delete(self, conv: str, seq: int) -> Ack:
         """Delete a message; waits and raises as ``send`` does."""
-        return await self._stored(self._queue({"t": "delete", "conv": conv, "seq": seq}))
+        return await self._stored(self.post_delete(conv, seq))
 
     async def react(self, conv: str, seq: int, emoji: str, *, remove: bool = False) -> Ack:
         """Add or take back a reaction; waits and raises as ``send`` does."""
-        return await self._stored(
-            self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove})
-        )
+        return await self._stored(self.post_reaction(conv, seq, emoji, remove=remove))
+
+    def post_edit(self, conv: str, seq: int, body: str | bytes) -> Queued:
+        """Queue an edit without waiting, as ``post`` does."""
+        return self._queue({"t": "edit", "conv": conv, "seq": seq, "body": body})
+
+    def post_delete(self, conv: str, seq: int) -> Queued:
+        """Queue a delete without waiting, as ``post`` does."""
+        return self._queue({"t": "delete", "conv": conv, "seq": seq})
+
+    def post_reaction(self, conv: str, seq: int, emoji: str, *, remove: bool = False) -> Queued:
+        """Queue a reaction, or taking it back, without waiting, as ``post`` does."""
+        return self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove})
 
     def read(self, conv: str, seq: int) -> None:
         """Everything up to ``seq`` was read; told to the server soon, or on return."""
         self._session.mark(Read, conv, seq)
 
     def typing(self, conv: str, on: bool) -> None:
-        """Say that the user is typing; a lease of 6 s. Lost while offline."""
-        self._session.control(Typing(conv=conv, on=on))
+        """Say that the user is typing; a lease of 6 s, to be renewed. Lost while offline."""
+        if self._session.welcome is not None:
+            self._session.passing.typing(conv, on)
+            self._session.wake()
 
     def watch(self, users: Sequence[str]) -> None:
-        """The users whose presence is on screen; replaces the earlier set, and holds across reconnects."""
-        self._session.control(Watch(users=list(users)))
+        """The users whose presence is on screen, at most MAX_WATCHED; replaces the earlier set, and holds across
+        reconnects. Raises ValueError for more.
+        """
+        if len(users) > MAX_WATCHED:
+            raise ValueError(f"at most {MAX_WATCHED} users can be watched, not {len(users)}")
+        self._session.passing.watch(users)
+        self._session.wake()
+
+    def set_active(self, active: bool) -> None:
+        """Whether somebody is at the screen (at first: yes). Told at once where it changes, and by every heartbeat."""
+        self._session.set_active(active)
 
     async def drained(self) -> None:
         """Wait until nothing is queued any more. Cancelling is safe."""
@@ -241,76 +241,6 @@ class Client:
                 raise self._session.ended
             await self._session.settled.wait()
         await trio.lowlevel.checkpoint()
-
-    # --- questions: reads are asked again after a reconnect, changes raise Disconnected --------------
-
-    async def history(
-        self,
-        conv: str,
-        *,
-        before: int | None = None,
-        after: int | None = None,
-        limit: int = 50,
-    ) -> Page:
-        """A page of a conversation's log, ascending; the newest one by default. Raises Refused."""
-        answer = await self._ask(
-            lambda number: History(
-                id=number,
-                conv=conv,
-                before=UNSET if before is None else before,
-                after=UNSET if after is None else after,
-                limit=limit,
-            ),
-            repeatable=True,
-        )
-        return Page.of(conv, answer)
-
-    async def conversations(self, *, cursor: str | None = None, limit: int = 50) -> ConversationList:
-        """A page of one's conversations, latest first. Raises Refused."""
-        answer = await self._ask(
-            lambda number: Conversations(id=number, cursor=UNSET if cursor is None else cursor, limit=limit),
-            repeatable=True,
-        )
-        return ConversationList.of(answer)
-
-    async def members(self, conv: str) -> tuple[Member, ...]:
-        """Who is in a conversation. Raises Refused."""
-        answer = await self._ask(lambda number: Members(id=number, conv=conv), repeatable=True)
-        return tuple(Member.of(keys) for keys in answer.members or ())
-
-    async def blocked(self) -> tuple[str, ...]:
-        """Whom one has blocked. Raises Refused."""
-        answer = await self._ask(lambda number: Blocked(id=number), repeatable=True)
-        return tuple(answer.users or ())
-
-    async def create(self, title: str, members: Sequence[str], *, history: HistoryPolicy = "since_join") -> str:
-        """Make a group and return its conversation id. Raises Refused, Disconnected; cancelled: made or not."""
-        answer = await self._ask(lambda number: Create(id=number, title=title, members=list(members), history=history))
-        return answer.conv or ""
-
-    async def add(self, conv: str, users: Sequence[str]) -> None:
-        """Add members. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: Add(id=number, conv=conv, users=list(users)))
-
-    async def remove(self, conv: str, users: Sequence[str]) -> None:
-        """Remove members. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: Remove(id=number, conv=conv, users=list(users)))
-
-    async def leave(self, conv: str) -> None:
-        """Leave a group. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: Leave(id=number, conv=conv))
-
-    async def set_role(self, conv: str, user: str, role: Role) -> None:
-        """Give a member a role. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: SetRole(id=number, conv=conv, user=user, role=role))
-
-    async def rename(self, conv: str, title: str) -> None:
-        """Give a group a new title. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: Rename(id=number, conv=conv, title=title))
-
-    async def block(self, user: str, on: bool = True) -> None:
-        """Refuse a user's 1:1 messages, or take them again. Raises Refused, Disconnected; cancelled: done or not."""
-        await self._ask(lambda number: Block(id=number, user=user, on=on))
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -333,16 +263,3 @@ class Client:
         if isinstance(outcome, ClientError):
             raise outcome
         return outcome
-
-    async def _ask(self, build: Callable[[int], ClientMessage], *, repeatable: bool = False) -> Ok:
-        if self._session.ended is not None:
-            raise self._session.ended
-        number, call = self._session.requests.open(build, repeatable=repeatable)
-        self._session.wake()
-        try:
-            await call.done.wait()
-        finally:
-            self._session.requests.forget(number)
-        if call.error is not None:
-            raise call.error
-        return call.answer or Ok(id=number)

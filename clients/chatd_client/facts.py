@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from chatd_protocol.messages import Ack, Error, Event, Live, Presence, Receipt, TypingNotice
 
 if TYPE_CHECKING:
     from chatd_client.outbox import Queued
+
+_KINDS = {"send": "message", "edit": "edit", "delete": "delete", "react": "reaction"}
+_SHARED = ("type", "body", "reply_to", "mentions", "emoji")
 
 ConnectionState = Literal["connecting", "replaying", "live", "offline", "ended"]
 
@@ -35,6 +38,17 @@ class Stored:
 
     item: Queued
     ack: Ack
+
+    def event(self, user: str) -> Event:
+        """The event that the ack stands for; ``user`` is oneself."""
+        fields = self.item.fields
+        keys: dict[str, Any] = {key: fields[key] for key in _SHARED if key in fields}
+        kind = _KINDS[str(fields["t"])]
+        if kind != "message":
+            keys["target"] = fields["seq"]
+        if fields.get("remove"):
+            keys["removed"] = True
+        return Event(conv=self.ack.conv, seq=self.ack.seq, at=self.ack.at, sender=user, kind=kind, **keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ for good; whatever waits for it is then told. Handling a message never waits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,12 @@ from chatd_protocol.messages import (
     Delivered,
     Error,
     Event,
-    Heartbeat,
     HeartbeatAnswer,
     Hello,
     Live,
     Ok,
     Read,
     ServerMessage,
-    Watch,
     Welcome,
 )
 from msgspec.structs import replace
@@ -37,6 +34,7 @@ from chatd_client.backoff import Backoff
 from chatd_client.errors import ClientError, Refused, SessionEnded
 from chatd_client.facts import ConnectionChanged, ConnectionState, Fact, Hole, SendRefused, Stored
 from chatd_client.link import Ending, Link, ending_of_refusal
+from chatd_client.passing import Passing
 from chatd_client.requests import Requests
 from chatd_client.stream import Admission, FactQueue, Positions
 
@@ -55,7 +53,6 @@ attempt.
 """
 RETRY_MS = 1000
 SAVE_EVERY_S = 2.0
-MAX_CONTROLS = 256
 CATCHING_UP = Ending("catching up", codes.DRAINING.code)
 
 TokenSource = Callable[[], Awaitable[str]]
@@ -83,6 +80,7 @@ class Session:
         self._encoding, self._ssl_context, self._agent = encoding, ssl_context, agent
         self._backoff = Backoff(rng)
         self.requests = Requests()
+        self.passing = Passing()
         self.facts = FactQueue()
         self.outcomes: dict[str, Outcome] = {}
         self.state: ConnectionState = "connecting"
@@ -98,9 +96,6 @@ class Session:
         self._given: Fact | None = None
         self._link: Link | None = None
         self._welcomed_at = self._hold_until = 0.0
-        self._controls: deque[ClientMessage] = deque()
-        self._marks: dict[tuple[type[Delivered | Read], str], int] = {}
-        self._watched: Watch | None = None
         self._hurry = trio.Event()
 
     # --- asked for by the program -----------------------------------------------------------------
@@ -134,15 +129,13 @@ class Session:
 
     def mark(self, kind: type[Delivered | Read], conv: str, seq: int) -> None:
         """Remember an up-to mark; sent with the next tick, or on return."""
-        self._marks[kind, conv] = max(seq, self._marks.get((kind, conv), 0))
+        self.passing.mark(kind, conv, seq)
 
-    def control(self, message: ClientMessage) -> None:
-        """Send something that is worth nothing later; dropped while there is no session, but for what is watched."""
-        if isinstance(message, Watch):
-            self._watched = message
-        if self.welcome is not None and len(self._controls) < MAX_CONTROLS:
-            self._controls.append(message)
-            self.wake()
+    def set_active(self, active: bool) -> None:
+        """Whether somebody is at the screen; told at once where it changes, and by every heartbeat."""
+        if active != self.passing.active:
+            self.passing.active = active
+            self.beat()
 
     async def next_fact(self) -> Fact:
         """The next fact; the one given before counts as handled now. Raises SessionEnded. Cancelling is safe."""
@@ -220,7 +213,7 @@ class Session:
             self._backoff.reset()
         self.welcome = self._link = None
         self._lagging = False
-        self._controls.clear()
+        self.passing.disconnected()
         self._outbox.disconnected()
         self.requests.disconnected()
 
@@ -252,14 +245,16 @@ class Session:
         """
         if self.welcome is None:
             return [], trio.current_time() + 3600
-        messages = [*self._controls, *self.requests.take_unsent()]
-        self._controls.clear()
-        if trio.current_time() < self._hold_until:
-            return messages, self._hold_until
+        now = trio.current_time()
+        passing, again = self.passing.take(now)
+        messages = [*passing, *self.requests.take_unsent()]
+        again = now + 3600 if again is None else again
+        if now < self._hold_until:
+            return messages, min(again, self._hold_until)
         batch, records = self._outbox.next_batch(WINDOW)
         self._file.keep(records)
         messages += [wire.numbered(item.fields, item.cseq) for item in batch]
-        return messages, trio.current_time() + 3600
+        return messages, again
 
     async def flush(self) -> None:
         """A number is on the disk before it is on the wire, or a power cut could give it to another message."""
@@ -269,16 +264,17 @@ class Session:
 
     def tick(self) -> None:
         """Send the marks collected since the last tick, and save positions every SAVE_EVERY_S."""
-        if self.welcome is not None and self._marks:
-            for kind, conv in list(self._marks)[: MAX_CONTROLS - len(self._controls)]:
-                self.control(kind(conv=conv, seq=self._marks.pop((kind, conv))))
+        if self.welcome is not None and self.passing.tick(trio.current_time()):
+            self.wake()
         if trio.current_time() - self._saved_at >= SAVE_EVERY_S:
             self._saved_at = trio.current_time()
             self.save_positions()
 
     def beat(self) -> None:
         """Sent in both states: the server must not take a long replay for silence."""
-        self.control(Heartbeat())
+        if self.welcome is not None:
+            self.passing.beat()
+            self.wake()
 
     def received(self, message: ServerMessage, size: int) -> None:
         """One message of the server."""
@@ -317,8 +313,7 @@ class Session:
             self._link.heartbeat_s = min(max(welcome.heartbeat_ms / 1000, 0.5), 300.0)
         self._file.keep(self._outbox.welcome(welcome.user, welcome.cseq))
         self._set_state("replaying")
-        if self._watched is not None:
-            self.control(self._watched)
+        self.passing.welcomed()
         self.wake()
 
     def _logged(self, conv: str, seq: int, fact: Event | Stored | None, size: int, *, begins: bool = False) -> bool:
@@ -357,6 +352,8 @@ class Session:
         if isinstance(error.id, int):
             self.requests.refused(error)
         elif not isinstance(error.cseq, int):
+            if error.code in codes.RETRYABLE:
+                self.passing.refused(trio.current_time(), (_given(error.retry_after_ms) or RETRY_MS) / 1000)
             self.facts.put(error, 0)
         elif error.code in codes.RETRYABLE or error.code == codes.ErrorCode.CSEQ_GAP:
             self._put_off(error, error.cseq)

@@ -1,56 +1,81 @@
 """The running terminal client: the model fed by the client library, the screen fed by the model.
 
-Three tasks beside urwid's: facts into the model, errands (questions to the server, one at a time, from a bounded
-queue), and the drawing, which happens after changes and once a second for the countdown. Ends on ``/quit``, or when
-the server ends the session; then the reason is returned for printing.
+Tasks beside urwid's: facts into the model, errands to the server (``errands``, whose mailbox is bounded), completions,
+and the drawing, which happens after changes, at most every DRAW_S, and once a second for the countdown. Keys and
+clicks are handled at once and wait for nothing, so a bad line never stops the screen. Ends on ``/quit``, or when the
+server ends the session; then the reason is returned for printing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 import urwid
-from chatd_client import Client, ClientError, ConnectionChanged, Hole, SessionEnded, Stored
-from chatd_protocol.messages import Event, Live
+from chatd_client import Client, ClientError, ConnectionChanged, Hole, SendRefused, SessionEnded, Stored
+from chatd_protocol.messages import Event, Live, Receipt
+from urwid.display.raw import Screen as Display
 
-from chatd_terminal.commands import HELP, Command, Say, names, parse
-from chatd_terminal.screen import PALETTE, Chat
+from chatd_terminal.completion import Cycle, Wanted, own_candidates
+from chatd_terminal.deeds import Deeds
+from chatd_terminal.errands import Errands
+from chatd_terminal.input_line import Compose
+from chatd_terminal.markup import Style
+from chatd_terminal.screen import Chat
+from chatd_terminal.themes import palette
+from chatd_terminal.typing_lease import TypingLease
 from chatd_terminal.view_model import Model
 
-PAGE = 100
-MAX_ERRANDS = 64
-DRAIN_S = 2.0
-MAX_LIST_PAGES = 20
-"""1000 conversations at 50 each: more are there, by name with ``/dm``, but not in the list."""
+if TYPE_CHECKING:
+    from chatd_client import Fact
 
-Errand = Callable[[], Awaitable[None]]
+    from chatd_terminal.settings import Settings
+
+DRAIN_S = 2.0
+DRAW_S = 0.04
+"""A flood of events is drawn 25 times a second, and not once for each."""
+AWAY_S = 300.0
+"""After so long without a key nobody is at the screen: nothing counts as read, and others see one as away."""
 
 
 class Terminal:
     """One screen for one client. ``run`` it once."""
 
-    def __init__(self, client: Client, me: str) -> None:
-        self._client = client
+    def __init__(self, client: Client, me: str, settings: Settings) -> None:
+        self._client, self._settings = client, settings
         self._model = Model(me)
-        self._screen = Chat(self._model, on_line=self._entered, on_switch=self._switch, ask_for_more=self._more)
         self._dirty = trio.Event()
-        self._errands, self._todo = trio.open_memory_channel[Errand](MAX_ERRANDS)
-        self._asked: set[tuple[str, int | None]] = set()
+        self._screen = Chat(self._model, self)
+        self._errands = Errands(client, self._model, self._screen, self._changed)
+        self._errands.open_conversation = self.switch
+        self._deeds = Deeds(client, self._model, self._screen, self._errands)
         self._quit = trio.CancelScope()
+        self._deeds.quit, self._deeds.switch, self._deeds.orders.arrive = self._quit.cancel, self.switch, self._arrive
+        self._lease = TypingLease()
+        self._watched: list[str] = []
+        self._stirred_at, self._focused = trio.current_time(), True
         self._ended = ""
-        self._making = ""
 
     async def run(self) -> str:
         """Show the screen until the end. Returns why, empty for ``/quit``. Cancelling restores the terminal."""
         for item in self._client.pending():
             self._model.queued(item)
         events = urwid.TrioEventLoop()
-        loop = urwid.MainLoop(self._screen, PALETTE, event_loop=events)
+        display = Display(bracketed_paste_mode=True, focus_reporting=True)
+        if self._settings.theme == "mono":
+            display.set_terminal_properties(colors=1)
+        loop = urwid.MainLoop(
+            self._screen,
+            palette(self._settings.theme),
+            screen=display,
+            event_loop=events,
+            handle_mouse=self._settings.mouse,
+        )
         with self._quit, loop.start():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow)
-                nursery.start_soon(self._run_errands)
+                nursery.start_soon(self._errands.run)
+                nursery.start_soon(self._errands.run_completions)
                 nursery.start_soon(self._draw, loop)
                 await events.run_async()
                 nursery.cancel_scope.cancel()
@@ -64,181 +89,189 @@ class Terminal:
     async def _follow(self) -> None:
         try:
             async for fact in self._client.events():
-                self._model.apply(fact)
-                if isinstance(fact, ConnectionChanged | Live):
-                    self._reconcile()
-                if isinstance(fact, Live):
-                    self._asked.clear()
-                    self._later(self._load_list)
-                    self._more_if_empty()
-                elif isinstance(fact, Event | Stored):
-                    self._mark_read()
-                    self._learn(fact.conv if isinstance(fact, Event) else fact.ack.conv)
-                elif isinstance(fact, Hole):
-                    self._asked.discard((fact.conv, None))
-                    self._more_if_empty()
+                self._take(fact)
                 self._dirty.set()
         except SessionEnded as error:
             self._ended = str(error)
             self._quit.cancel()
 
-    async def _run_errands(self) -> None:
-        async for errand in self._todo:
-            try:
-                await errand()
-            except SessionEnded:
-                return  # the facts say so too, and end the screen
-            except ClientError as error:
-                self._screen.note(str(error))
-            self._dirty.set()
+    def _take(self, fact: Fact) -> None:
+        self._model.apply(fact)
+        match fact:
+            case Live():
+                self._reconcile()
+                self._watched = []
+                self._errands.connected()
+                current = self._model.current()
+                if current is not None:
+                    self._errands.opened(current)
+            case ConnectionChanged():
+                self._reconcile()
+            case Event() | Stored():
+                conv = fact.conv if isinstance(fact, Event) else fact.ack.conv
+                self._mark_read()
+                self._errands.learn(self._model.conversations[conv])
+            case SendRefused() if fact.item.fields["t"] != "send":
+                self._screen.note(f"not done: {fact.message} ({fact.code})")
+            case Receipt(user=user) if user == self._model.me:
+                self._errands.learn(self._model.conversations[fact.conv])
+            case Hole():
+                self._errands.more_if_few()
 
     async def _draw(self, loop: urwid.MainLoop) -> None:
         while True:
             self._dirty = trio.Event()
+            modes = getattr(loop.screen, "modes", None)
+            self._screen.style = Style(clusters=getattr(modes, "grapheme_clustering", None) is True)
             self._screen.redraw(trio.current_time())
             loop.draw_screen()
-            self._mark_read()
+            self._look_around()
+            await trio.sleep(DRAW_S)
             with trio.move_on_after(1.0):
                 await self._dirty.wait()
 
-    # --- what the user does -------------------------------------------------------------------------
-
-    def _entered(self, line: str) -> None:
-        try:
-            self._act(parse(line))
-        except (ValueError, ClientError, OSError) as error:
-            self._screen.note(str(error))
-            self._screen.give_back(line)
+    def _changed(self) -> None:
         self._dirty.set()
 
-    def _act(self, said: Say | Command) -> None:
-        conv = self._model.open
-        match said:
-            case Say(text):
-                self._say(conv, text)
-            case Command("help"):
-                self._screen.page("help", HELP)
-            case Command("quit"):
-                self._quit.cancel()
-            case Command("dm", (name,)):
-                self._switch(self._model.dm(names((name,))[0]).conv)
-            case Command("group", (title, *members)):
-                self._make_group(title, names(tuple(members)))
-            case Command(name, arguments):
-                if conv is None or conv.startswith("@"):
-                    raise ValueError("open a group first: Tab, or /group TITLE NAME…")
-                self._in_group(conv, name, arguments)
+    def _look_around(self) -> None:
+        """What follows from what is on screen now: marks, whose presence is watched, and whether anybody is here."""
+        self._mark_read()
+        self._client.set_active(self._is_here())
+        self._say_typing("", only_if_over=True)
+        chat = self._model.current()
+        if chat is not None and self._screen.pane.following:
+            chat.trim()
+        watched = self._model.watched()
+        if self._client.state == "live" and watched != self._watched:
+            self._watched = watched
+            self._client.watch(watched)
 
-    def _in_group(self, conv: str, name: str, arguments: tuple[str, ...]) -> None:
-        client = self._client
-        match name:
-            case "add":
-                self._later(lambda: client.add(conv, names(arguments)))
-            case "remove":
-                self._later(lambda: client.remove(conv, names(arguments)))
-            case "rename":
-                self._later(lambda: client.rename(conv, " ".join(arguments)))
-            case "leave":
-                self._later(lambda: client.leave(conv))
-            case "members":
-                self._later(lambda: self._members(conv))
+    def _is_here(self) -> bool:
+        return trio.current_time() - self._stirred_at < AWAY_S
 
-    def _make_group(self, title: str, members: list[str]) -> None:
-        if self._making:
-            raise ValueError(f"{self._making} is being made: one after the other")
-        if self._model.connection.state != "live":
-            raise ValueError("a new group needs the server: try again when it is back")
-        self._making = title
-        self._later(lambda: self._create(title, members, self._model.open))
-
-    def _say(self, conv: str | None, text: str) -> None:
-        if self._making:  # or it would go to the conversation that is still open
-            raise ValueError(f"{self._making} is being made: Enter once more to write there")
-        if conv is None:
-            raise ValueError("no conversation is open: /dm NAME or /group TITLE NAME… begins one")
-        self._model.queued(self._client.post(conv, text))
-
-    def _switch(self, conv: str) -> None:
-        self._model.open = conv
-        self._more_if_empty()
-        self._dirty.set()
-
-    # --- errands ------------------------------------------------------------------------------------
-
-    def _later(self, errand: Errand) -> None:
-        try:
-            self._errands.send_nowait(errand)
-        except trio.WouldBlock:
-            self._screen.note("too much is waiting for the server")
+    def _mark_read(self) -> None:
+        """What is on screen has been read: the newest line, unless one has scrolled away from it, or is not there."""
+        chat = self._model.current()
+        if chat is None or not self._screen.shows_end() or not (self._is_here() and self._focused):
+            return
+        if chat.last in chat.log.events and chat.last > chat.read:
+            self._client.read(chat.conv, chat.last)
+            chat.move_read(chat.last)
 
     def _reconcile(self) -> None:
         welcome = self._client.welcome
         if welcome is not None:
             self._model.reconcile(self._client.pending(), welcome.cseq)
 
-    def _learn(self, conv: str) -> None:
-        """Ask for the list once when a conversation begins whose name did not come with it."""
-        live = self._model.connection.state == "live"  # before that, the list comes anyway
-        if live and not self._model.conversations[conv].is_known() and (conv, 0) not in self._asked:
-            self._asked.add((conv, 0))
-            self._later(lambda: self._load_list(1))
+    # --- actions: what the user does ----------------------------------------------------------------
 
-    def _more_if_empty(self) -> None:
-        chat = self._model.current()
-        if chat is not None and (chat.oldest() is None or len(chat.events) < PAGE // 4):
-            self._more()
-
-    def _more(self) -> None:
-        """Fetch what lies before the oldest line; each page is asked for once per connection."""
-        chat = self._model.current()
-        if chat is None or chat.complete or chat.conv.startswith("@") or not chat.last:
-            return
-        conv, before = chat.conv, chat.oldest()
-        if (conv, before) not in self._asked:
-            self._asked.add((conv, before))
-            self._later(lambda: self._load_page(conv, before))
-
-    async def _load_page(self, conv: str, before: int | None) -> None:
+    def entered(self, line: str, compose: Compose) -> None:
+        """A line was entered; where it cannot be done it is given back to be mended."""
         try:
-            self._model.paged(await self._client.history(conv, before=before, limit=PAGE))
-        except ClientError:
-            self._asked.discard((conv, before))
-            raise
+            self._deeds.act(line, compose)
+        except (ValueError, ClientError, OSError) as error:
+            self._screen.note(str(error))
+            self._screen.give_back(line, compose)
+        self._dirty.set()
 
-    async def _load_list(self, pages: int = MAX_LIST_PAGES) -> None:
-        cursor = None
-        for _ in range(pages):
-            page = await self._client.conversations(cursor=cursor)
-            self._model.listed(page.items)
-            self._dirty.set()
-            cursor = page.cursor
-            if cursor is None:
-                break
-        if self._model.open is None and (order := self._model.ordered()):
-            self._model.open = order[0].conv
-        self._more_if_empty()
-
-    async def _create(self, title: str, members: list[str], opened: str | None) -> None:
-        """``opened``: what was open when it was asked for; whoever has gone elsewhere since is left there."""
+    def on_message(self, key: str, chosen: tuple[int, str]) -> None:
+        """A key on a message that was chosen."""
         try:
-            conv = await self._client.create(title, members)
-        finally:
-            self._making = ""
-        chat = self._model.group(conv, title)
-        if self._model.open == opened:
-            self._switch(chat.conv)
-        else:
-            self._screen.note(f"{title} was made: Tab leads there")
+            if chosen[0]:
+                self._deeds.on_message(key, chosen[0])
+            else:
+                self._deeds.on_refused(key, chosen[1])
+        except (ValueError, ClientError, OSError) as error:
+            self._screen.note(str(error))
+        self._dirty.set()
 
-    async def _members(self, conv: str) -> None:
-        found = await self._client.members(conv)
-        rows = [f"{one.user} ({one.role})" if one.role != "member" else one.user for one in found]
-        self._screen.page(f"{len(rows)} members", "\n".join(rows))
+    def edit_earlier(self, before: int | None) -> None:
+        """Edit one's own newest message, or the one before ``before``."""
+        self._deeds.edit_earlier(before)
 
-    def _mark_read(self) -> None:
-        """What is on screen has been read: the newest line, unless one has scrolled away from it."""
+    def switch(self, conv: str) -> None:
+        """Open a conversation; what is half typed waits in the one before."""
+        self._screen.input.leave(self._model.open)
+        self._model.show(conv)
+        others = self._model.conversations[conv].others()
+        self._screen.input.enter(conv, f"@{others[0]}" if others else conv)
+        self._opened(conv)
+
+    def _arrive(self, conv: str) -> None:
+        """Open a group just made: what was typed meanwhile was typed for it."""
+        self._model.show(conv)
+        self._opened(conv)
+
+    def _opened(self, conv: str) -> None:
+        self._screen.close()
+        self._errands.opened(self._model.conversations[conv])
+        self._errands.fetch_quotes()
+        self._dirty.set()
+
+    def older(self) -> None:
+        """The top is in sight."""
+        self._errands.older()
+
+    def newer(self) -> None:
+        """The end of what is known around an older message is in sight."""
+        self._errands.newer()
+
+    def to_end(self) -> None:
+        """Back to the newest message."""
         chat = self._model.current()
-        if chat is None or not self._screen.pane.following or chat.last not in chat.events or chat.last <= chat.read:
-            return
-        self._client.read(chat.conv, chat.last)
-        self._model.read(chat.conv, chat.last)
+        if chat is not None and chat.anchor is not None:
+            chat.anchor = None
+            chat.version += 1
+            self._errands.more_if_few()
+
+    def picked(self, place: tuple[str, int]) -> None:
+        """Go to a message that was found."""
+        if self._model.open != place[0] or self._model.thread is not None:
+            self.switch(place[0])
+        self._errands.jump(*place)
+        self._dirty.set()
+
+    def more_picks(self) -> None:
+        """The end of what was found is in sight."""
+        self._errands.more_hits()
+
+    def left_thread(self) -> None:
+        """Back to the whole conversation."""
+        self._model.thread = None
+
+    def complete(self, asked: Wanted) -> None:
+        """What is known here stands there at once; what the server knows comes behind it."""
+        chat = self._model.current()
+        names = self._model.names()
+        if asked.kind == "mention" and chat is not None and chat.members:
+            names = chat.others()
+        titles = [one.title for one in self._model.ordered() if one.title]
+        cycle = Cycle(asked, own_candidates(asked, names, titles))
+        self._screen.completing(cycle)
+        if asked.kind in {"name", "mention", "conversation"}:
+            self._errands.complete(cycle)
+
+    def typed(self, text: str) -> None:
+        """Tell the others that one types, where it is a message."""
+        self._say_typing(text)
+
+    def _say_typing(self, text: str, *, only_if_over: bool = False) -> None:
+        conv, compose = self._model.open, self._screen.input.compose
+        is_message = compose.kind in {"say", "reply"} and bool(text.strip()) and text[:1] != "/"
+        known = conv if conv is not None and not conv.startswith("@") else None
+        now = trio.current_time()
+        said = self._lease.lapsed(now, known) if only_if_over else self._lease.typed(now, known, is_message)
+        for where, on in said:
+            self._client.typing(where, on)
+
+    def stirred(self, *, focused: bool | None = None) -> None:
+        """Somebody is there."""
+        self._focused = self._focused if focused is None else focused
+        if focused is not False:
+            self._stirred_at = trio.current_time()
+        self._dirty.set()
+
+    def hurry(self) -> None:
+        """Enter on an empty line: try to connect at once."""
+        if self._model.connection.state == "offline":
+            self._client.hurry()

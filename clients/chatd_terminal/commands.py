@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
 
-HELP = """\
-/dm NAME              a conversation with NAME
-/group TITLE NAME…    a new group; "quotes" around a title of several words
-/add NAME…            into the open group
-/remove NAME…         out of it
-/rename TITLE         the open group
-/members              of the open group
-/leave                the open group
-/quit                 leave the program; what waits is sent at the next start
-//text                sends /text
+from chatd_protocol.messages import MAX_MENTIONS
 
-Tab, Ctrl-N           next conversation
-Shift-Tab, Ctrl-P     previous conversation
-PgUp, PgDn, wheel     scroll; older messages are loaded
-End                   on an empty line: back to the newest
-Ctrl-L                draw the screen anew
-
-…  waits to be stored    ✓  stored    ✗  refused"""
-
-FIRST_STEPS = """\
-No conversation is open.
-
-/dm NAME              begins one with NAME
-/group TITLE NAME…    begins a group
-Tab                   opens the next one of the list
-/help                 shows everything else"""
-
-ARGUMENTS = {
+ARGUMENTS: dict[str, tuple[int, int | None]] = {
     "dm": (1, 1),
     "group": (1, None),
     "add": (1, None),
     "remove": (1, None),
+    "role": (2, 2),
     "leave": (0, 0),
     "rename": (1, None),
     "members": (0, 0),
+    "reply": (1, 1),
+    "edit": (1, 1),
+    "delete": (0, 0),
+    "react": (1, 1),
+    "thread": (0, 0),
+    "pin": (0, 0),
+    "unpin": (0, 0),
+    "pins": (0, 0),
+    "search": (1, 1),
+    "mute": (0, 1),
+    "unmute": (0, 0),
+    "block": (1, 1),
+    "unblock": (1, 1),
+    "blocked": (0, 0),
+    "devices": (0, 0),
+    "signout": (1, 1),
+    "privacy": (0, 2),
+    "limits": (0, 0),
     "help": (0, 0),
     "quit": (0, 0),
 }
+WHOLE = {"reply", "edit", "search"}
+"""Commands whose one argument is the rest of the line as it stands."""
+NAMES_AFTER = {"dm", "group", "add", "remove", "role", "block", "unblock"}
+"""Commands whose arguments are names."""
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+_MENTION = re.compile(r"(?<![\w@.-])@([a-z0-9_.-]{1,32})(?![\w@-])", re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9_.-]{1,32}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,18 @@ class Command:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search: ``within`` is a conversation as it was typed, the times are in milliseconds since the Unix epoch."""
+
+    words: str
+    within: str | None = None
+    sender: str | None = None
+    before: int | None = None
+    after: int | None = None
+    order: Literal["newest", "ranked"] = "newest"
+
+
 def parse(line: str) -> Say | Command:
     """Read a line; ``//`` escapes a message that begins with a slash. Raises ValueError with words for the user."""
     if not line.startswith("/"):
@@ -70,7 +87,7 @@ def parse(line: str) -> Say | Command:
     name = name.lower()
     if name not in ARGUMENTS:
         raise ValueError(f"no command /{name}: /help shows them")
-    arguments = _words(rest)
+    arguments = ([rest.strip()] if rest.strip() else []) if name in WHOLE else _words(rest)
     least, most = ARGUMENTS[name]
     if len(arguments) < least or (most is not None and len(arguments) > most):
         raise ValueError(f"/{name} takes {'a name' if name == 'dm' else 'other arguments'}: /help shows them")
@@ -88,5 +105,61 @@ def _words(rest: str) -> list[str]:
 
 
 def names(words: tuple[str, ...]) -> list[str]:
-    """Names as typed, with or without ``@``."""
-    return [word.removeprefix("@").lower() for word in words]
+    """Names as typed, with or without ``@``. Raises ValueError for what is none."""
+    found = [word.removeprefix("@").lower() for word in words]
+    for name in found:
+        if not _NAME.match(name):
+            raise ValueError(f"{name[:40]!r} is no name: 1 to 32 of a-z 0-9 _ . -")
+    return found
+
+
+def mentions(text: str, members: tuple[str, ...]) -> list[str]:
+    """Who is named in a message with ``@name``, each once; only members, where these are known."""
+    found: dict[str, None] = {}
+    for match in _MENTION.finditer(text):
+        name = match[1].lower()
+        while name not in members and name.endswith((".", "-")):  # the full stop of the sentence
+            name = name[:-1]
+        if name and (not members or name in members):
+            found[name] = None
+    return list(found)[:MAX_MENTIONS]
+
+
+def duration_s(text: str) -> int:
+    """Seconds of ``30m``, ``8h`` or ``2d``. Raises ValueError."""
+    if text[-1:] in _UNITS and text[:-1].isascii() and text[:-1].isdigit() and 0 < int(text[:-1][:6]) < 100_000:
+        return int(text[:-1]) * _UNITS[text[-1]]
+    raise ValueError(f"{text[:20]!r} is no time: 30m, 8h or 2d, say")
+
+
+def query(text: str) -> Query:
+    """Read what was typed behind ``/search``. Raises ValueError for a filter that cannot be read."""
+    words: list[str] = []
+    filters: dict[str, str] = {}
+    for word in re.findall(r'"[^"]*"?|\S+', text):
+        key, colon, value = word.partition(":")
+        if colon and value and key.lower() in {"from", "in", "before", "after", "by"}:
+            filters[key.lower()] = value
+        else:
+            words.append(word)
+    if not words:
+        raise ValueError("a search needs a word to look for")
+    if filters.get("by", "rank") not in {"rank", "time"}:
+        raise ValueError("by:rank or by:time")
+    return Query(
+        " ".join(words),
+        filters.get("in"),
+        names((filters["from"],))[0] if "from" in filters else None,
+        _milliseconds(filters.get("before")),
+        _milliseconds(filters.get("after")),
+        "ranked" if filters.get("by") == "rank" else "newest",
+    )
+
+
+def _milliseconds(date: str | None) -> int | None:
+    if date is None:
+        return None
+    try:
+        return max(0, int(datetime.fromisoformat(date).astimezone().timestamp() * 1000))
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{date[:40]!r} is no date: 2026-01-31, say") from None

@@ -12,6 +12,9 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_MARKS = 4
 """Combining marks in a row; no written language stacks more, text that climbs over other lines does."""
 
+VARIATION = {"\ufe0e", "\ufe0f"}
+SKIN_TONES = range(0x1F3FB, 0x1F400)
+
 _JOINERS = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -31,4 +34,21 @@ def plain(text: str, *, lines: bool = False) -> str:
             out.append(character)
         elif marks <= MAX_MARKS:
             out.append(REPLACEMENT)
+    return "".join(out)
+
+
+def steady(text: str) -> str:
+    """``text`` in characters about whose width all terminals agree, for those that do not draw clusters as one.
+
+    A family of joined emoji is two columns on some terminals and six on others, a heart with an emoji selector one or
+    two; a line in which the program and the terminal disagree spills over its neighbours. So selectors and skin tones
+    go, and joined emoji stand side by side. Joiners between letters stay: scripts need them, and they have no width.
+    """
+    out: list[str] = []
+    for character in text:
+        if character in VARIATION or ord(character) in SKIN_TONES:
+            continue
+        if character in _JOINERS and out and unicodedata.category(out[-1]) == "So":
+            continue
+        out.append(character)
     return "".join(out)

@@ -1,180 +1,98 @@
-"""The widgets: what the model says, drawn with urwid. Owns no state of the conversation, only focus and scroll
-position.
+"""The whole screen: list, messages, status, input. Draws what the model says, and turns keys and clicks into actions.
+Owns no state of the conversation, only what is focused, scrolled, chosen and typed.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import urwid
 
-from chatd_terminal.commands import FIRST_STEPS
+from chatd_terminal.completion import Cycle, wanted
+from chatd_terminal.headings import status_text, title_text
+from chatd_terminal.help_text import FIRST_STEPS, HELP
+from chatd_terminal.input_line import SAY, InputLine
+from chatd_terminal.markup import Style
+from chatd_terminal.message_pane import MessagePane
 from chatd_terminal.plain_text import plain
+from chatd_terminal.side_panes import ListPane, PickPane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
-    from chatd_terminal.view_model import Conversation, Line, Model
+    from chatd_terminal.actions import Actions
+    from chatd_terminal.input_line import Compose
+    from chatd_terminal.markup import Markup
+    from chatd_terminal.view_model import Model
 
 LIST_WIDTH = 26
 NARROW = 60
 """Columns below which the list would leave no room for the messages: then it is hidden."""
-WHEEL_ROWS = 3
 INPUT_SHARE = 3
 """The input and the notice each take at most one in so many rows: a long line must not push the messages away."""
-
-PALETTE = [
-    ("status", "black", "light gray"),
-    ("offline", "white", "dark red"),
-    ("open", "standout", ""),
-    ("unread", "bold", ""),
-    ("sender", "dark cyan,bold", ""),
-    ("own", "dark green,bold", ""),
-    ("faint", "dark gray", ""),
-    ("error", "light red", ""),
-]
-
-STATES = {"queued": "…", "stored": "✓", "refused": "✗", "notice": ""}
-
-
-class MessagePane(urwid.ListBox[Any]):
-    """The lines of the open conversation. Follows the end unless it was scrolled up; at the top it asks for more."""
-
-    def __init__(self, ask_for_more: Callable[[], None]) -> None:
-        self._walker: urwid.SimpleFocusListWalker[Any] = urwid.SimpleFocusListWalker([])
-        super().__init__(self._walker)
-        self._ask_for_more = ask_for_more
-        self._keys: list[object] = []
-        self.following = True
-        self._is_page = False
-
-    def show_page(self, text: str) -> None:
-        """Draw a text of the program's own, from its beginning; nothing counts as read meanwhile."""
-        self._is_page, self.following, self._keys = True, False, []
-        self._walker[:] = [urwid.Text(plain(row)) for row in text.split("\n")]
-        self.set_focus(0)
-        self.set_focus_valign("top")
-
-    def show(self, lines: list[Line], me: str, *, again: bool) -> None:
-        """Draw these lines; ``again``: the same conversation as before, so that the reader's place is kept."""
-        at = self._keys[self.focus_position] if again and not self.following and self._walker else None
-        self._keys = [(line.seq, line.sender, line.at) for line in lines]
-        self._walker[:] = [urwid.Text(_markup(line, me)) for line in lines]
-        self._is_page = False
-        if not again:
-            self.following = True
-        if not self._walker:
-            return
-        if self.following or at not in self._keys:
-            self.to_end()
-        else:
-            self.set_focus(self._keys.index(at))
-
-    def to_end(self) -> None:
-        """Show the newest line, and follow."""
-        if self._is_page:
-            return
-        self.following = True
-        if self._walker:
-            self.set_focus(len(self._walker) - 1)
-            self.set_focus_valign("bottom")
-
-    def render(self, size: Any, focus: bool = False) -> Any:
-        """Following shows the end of the newest line also where that is taller than the pane; urwid shows its top."""
-        if self.following and self._walker:
-            hidden = self._walker[-1].rows((size[0],)) - size[1]
-            if hidden > 0:
-                self.calculate_visible(size, focus)  # it settles where the focus is, which would undo the shift
-                self.shift_focus(size, -hidden)
-        return super().render(size, focus)
-
-    def scroll(self, size: tuple[int, int], key: str, times: int = 1) -> None:
-        """Move by ``up``, ``down``, ``page up`` or ``page down``."""
-        if not self._walker:
-            self._ask_for_more()
-            return
-        for _ in range(times):
-            super().keypress(size, key)
-        shown = self.ends_visible(size)
-        if self._is_page:
-            return
-        self.following = "bottom" in shown
-        if "top" in shown and key in {"up", "page up"}:
-            self._ask_for_more()
-
-    def mouse_event(
-        self,
-        size: Any,
-        event: str,
-        button: int,
-        col: int,
-        row: int,
-        focus: bool,
-    ) -> bool | None:
-        """The wheel scrolls; clicks do nothing here."""
-        if button in {4, 5} and "press" in event:
-            self.scroll(size, "up" if button == 4 else "down", WHEEL_ROWS)
-            return True
-        return False
+NEWEST = 300
+"""Events drawn while nothing is scrolled: more than any screen shows."""
+SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc: back"
+ON_MESSAGE = {*"redtpo+123456", "enter"}
+SCROLLING = {"page up", "page down"}
 
 
 class Chat(urwid.Frame[Any, Any, Any]):
-    """The whole screen: list, messages, status, input. ``on_line`` gets what was entered."""
+    """See the module's docstring."""
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        on_line: Callable[[str], None],
-        on_switch: Callable[[str], None],
-        ask_for_more: Callable[[], None],
-    ) -> None:
-        self._model, self._on_line, self._on_switch = model, on_line, on_switch
-        self.pane = MessagePane(ask_for_more)
-        self._list: urwid.SimpleFocusListWalker[Any] = urwid.SimpleFocusListWalker([])
-        self._list_box = urwid.ListBox(self._list)
+    def __init__(self, model: Model, actions: Actions) -> None:
+        self._model, self._actions = model, actions
+        self.style = Style()
+        self.pane = MessagePane(actions.older, actions.newer)
+        self.picks = PickPane(actions.more_picks, actions.picked)
+        self.input = InputLine()
+        self.cycle: Cycle | None = None
+        self.notice = ""
+        self._list = ListPane(actions.switch)
         self._status = urwid.Text("", wrap="ellipsis")
         self._status_map = urwid.AttrMap(self._status, "status")
         self._notice = urwid.Text("")
-        self.input = urwid.Edit("> ")
         self._title = urwid.Text("", wrap="ellipsis")
+        self._main: urwid.WidgetPlaceholder[Any] = urwid.WidgetPlaceholder(self.pane)
         self._page: tuple[str, str] | None = None
-        self._drawn: tuple[object, object] | None = None
+        self._pick_title = ""
+        self._asking: Callable[[], None] | None = None
+        self._pasting = False
+        self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
-        self._size: tuple[int, int] = (80, 24)
-        self.notice = ""
-        self._rows: urwid.Pile = urwid.Pile([self._status_map, self.input], focus_item=1)
+        self._input_box = urwid.ListBox(urwid.SimpleFocusListWalker([self.input]))
+        self._rows: urwid.Pile = urwid.Pile([self._status_map, (1, self._input_box)], focus_item=1)
         header = urwid.AttrMap(self._title, "status")
         super().__init__(self.pane, header=header, footer=self._rows, focus_part="footer")
+
+    # --- drawing ------------------------------------------------------------------------------------
 
     def redraw(self, now: float) -> None:
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
         self._draw_pane()
-        self._list[:] = [self._item(item) for item in self._model.ordered()]
-        self._draw_status(now)
+        self._list.show(self._model, self.style, self.input.has_draft)
+        self._status.set_text(status_text(self._model, self.style, now, alone=bool(self._narrow)))
+        offline = self._model.connection.state == "offline"
+        tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
+        self._status_map.set_attr_map(tints)
 
     def _draw_pane(self) -> None:
         chat = self._model.current()
-        if self._page is not None:
+        if self._pick_title:
+            self._title.set_text(f" {self._pick_title} · Enter: go there · Esc: back")
+        elif self._page is not None:
             self._draw_page(*self._page)
         elif chat is None:
             self._draw_page("chatd", FIRST_STEPS)
         else:
-            drawn = (chat.conv, chat.version)
+            whole = not self.pane.following
+            drawn = (chat.conv, self._model.thread, chat.anchor, chat.version, whole, self.pane.selected, self.style)
             if drawn != self._drawn:
-                again = self._drawn is not None and self._drawn[0] == chat.conv
-                self.pane.show(chat.lines(), self._model.me, again=again)
+                again = self._drawn is not None and self._drawn[:2] == drawn[:2]
+                lines = chat.lines(self._model.thread, None if whole else NEWEST)
+                self.pane.show(lines, self._model.me, self.style, again=again)
                 self._drawn = drawn
-            self._title.set_text(f" {plain(chat.name(self._model.me))}{self._members(chat)}")
-
-    def note(self, text: str) -> None:
-        """Say something in the status line until the next thing is entered."""
-        self.notice = plain(text)
-
-    def page(self, title: str, text: str) -> None:
-        """Show a text of any length in place of the messages, until Esc, Enter or another conversation."""
-        self._page = (f"{title} · PgUp, PgDn: scroll · Esc: back", text)
+            self._title.set_text(title_text(self._model, chat, self.style))
 
     def _draw_page(self, title: str, text: str) -> None:
         if self._drawn != (title, text):
@@ -182,122 +100,248 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self.pane.show_page(text)
             self._title.set_text(f" {title}")
 
+    def note(self, text: str) -> None:
+        """Say something above the input until the next thing is entered."""
+        self.notice = plain(text)
+
+    def page(self, title: str, text: str) -> None:
+        """Show a text of any length in place of the messages, until Esc, Enter or another conversation."""
+        self.close()
+        self._page = (f"{title} · PgUp, PgDn: scroll · Esc: back", text)
+
+    def list_picks(self, title: str, rows: Sequence[tuple[Markup, tuple[str, int]]], *, more: bool = False) -> None:
+        """Show lines to choose from; ``more``: further ones of the same list."""
+        if not more:
+            self.close()
+        elif not self._pick_title:
+            return
+        self._pick_title = title
+        self.picks.fill(rows, more=more)
+        self._main.original_widget = self.picks
+
+    def close(self) -> None:
+        """Back to the messages."""
+        self._page, self._pick_title = None, ""
+        self._main.original_widget = self.pane
+
+    def choose(self, seq: int) -> None:
+        """Bring a message into sight and choose it, wherever it stands in what is known."""
+        self.close()
+        self._draw_pane()
+        self.pane.following = False
+        self._draw_pane()
+        if not self.pane.choose((seq, "")):
+            self.note("that message is not there any more")
+        self._hint()
+
+    def shows_end(self) -> bool:
+        """Whether the newest message of the open conversation is in sight."""
+        chat = self._model.current()
+        hidden = self._page is not None or bool(self._pick_title) or self._model.thread is not None
+        return self.pane.following and not hidden and chat is not None and chat.anchor is None
+
+    def ask(self, question: str, yes: Callable[[], None]) -> None:
+        """Ask before something that cannot be undone; any key but ``y`` is no."""
+        self._asking = yes
+        self.note(f"{question} y/N")
+
+    def begin(self, compose: Compose, text: str = "") -> None:
+        """Compose a reply or an edit."""
+        self.pane.release()
+        self._hint()
+        self.input.begin(compose, text)
+
+    def give_back(self, line: str, compose: Compose = SAY) -> None:
+        """What was entered could not be done: it is there to be mended, unless something new was typed."""
+        if not self.input.edit_text:
+            self.input.begin(compose, line)
+
     def render(self, size: Any, focus: bool = False) -> urwid.CompositeCanvas:
         """Lay out for this width: narrow screens show the messages only."""
-        self._size = size
         narrow = size[0] < NARROW
         if narrow != self._narrow:
             self._narrow = narrow
-            columns = urwid.Columns([(LIST_WIDTH, self._list_box), (1, urwid.SolidFill("│")), self.pane])
-            self.body = self.pane if narrow else columns
+            columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
+            self.body = self._main if narrow else columns
         self._fit(*size)
         return super().render(size, focus)
 
     def _fit(self, columns: int, rows: int) -> None:
-        """Input that is too long for its share scrolls sideways, a notice is cut."""
+        """Input that is too long for its share scrolls within it, a notice is cut."""
         share = max(1, rows // INPUT_SHARE)
-        typed = urwid.calc_width(f"> {self.input.edit_text} ", 0, len(self.input.edit_text) + 3)
-        wrap: Any = "space" if typed <= share * max(1, columns - 8) else "clip"
-        if self.input.wrap != wrap:
-            self.input.set_wrap_mode(wrap)
         self._notice.set_text(f" {self.notice}"[: share * columns])
-        widgets: list[Any] = [self._status_map, *([self._notice] if self.notice else []), self.input]
-        if [widget for widget, _ in self._rows.contents] != widgets:
-            self._rows.contents = [(widget, self._rows.options("pack")) for widget in widgets]
-            self._rows.focus_position = len(widgets) - 1
+        height = min(share, max(1, self.input.rows((columns,), True)))
+        pack, given = self._rows.options("pack"), self._rows.options("given", height)
+        contents: list[Any] = [(self._status_map, pack), (self._input_box, given)]
+        if self.notice:
+            contents.insert(1, (self._notice, pack))
+        if list(self._rows.contents) != contents:
+            self._rows.contents = contents
+            self._rows.focus_position = len(contents) - 1
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def mouse_event(self, size: Any, event: str, button: int, col: int, row: int, focus: bool) -> bool | None:
+        """Whatever was clicked, the keyboard stays with the input."""
+        self._actions.stirred()
+        handled = super().mouse_event(size, event, button, col, row, focus)
+        self.focus_position = "footer"
+        self._hint()
+        return handled
 
     def keypress(self, size: Any, key: str) -> str | None:
-        """Keys: Tab and Ctrl-N/P switch, PgUp/PgDn scroll, Enter sends, Ctrl-L draws anew; the rest is typing."""
+        """What is pasted is text; a question takes one key; then lists, a chosen message, and the input."""
+        if key in {"focus in", "focus out"}:
+            self._actions.stirred(focused=key == "focus in")
+            return None
+        self._actions.stirred()
+        if self._paste(key):
+            return None
+        if self._asking is not None:
+            yes, self._asking, self.notice = self._asking, None, ""
+            if key in {"y", "Y"}:
+                yes()
+            return None
+        if key != "tab":
+            self.cycle = None
+        typed = self.input.edit_text
+        handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
+        left = None if handled or self._plain_key(key) else super().keypress(size, key)
+        if self.input.edit_text != typed:
+            self._actions.typed(self.input.edit_text)
+        return left
+
+    def _paste(self, key: str) -> bool:
+        """Pasted lines stay together: none is sent by the newline at its end."""
+        if key in {"begin paste", "end paste"}:
+            self._pasting = key == "begin paste"
+            return True
+        if not self._pasting:
+            return False
+        text = {"enter": "\n", "tab": "    "}.get(key, key)
+        if len(text) == 1 or text.isspace():
+            self.input.insert_text(text)
+            self._actions.typed(self.input.edit_text)
+        return True
+
+    def _special(self, key: str) -> bool:
+        """Keys that mean the same wherever one is."""
         match key:
-            case "tab" | "ctrl n":
-                self._step(1)
-            case "shift tab" | "ctrl p":
-                self._step(-1)
-            case "page up" | "page down":
-                self.pane.scroll(self._pane_size(), key)
-            case "end" if not self.input.edit_text:
-                self.pane.to_end()
+            case "ctrl n" | "ctrl p":
+                self._step(1 if key == "ctrl n" else -1)
+            case "f1":
+                self.page("help", HELP)
+            case "ctrl up" | "meta up" | "f2":
+                self._choose(-1)
+            case "ctrl down" | "meta down":
+                self._choose(1)
             case "esc":
-                self._page = None
-                self._draw_pane()
-            case "ctrl u":
-                self.input.set_edit_text("")
+                self._escape()
+            case _ if key in SCROLLING:
+                self.picks.move(key) if self._pick_title else self.pane.scroll(key)
+            case _:
+                return False
+        return True
+
+    def _plain_key(self, key: str) -> bool:
+        """Keys that are for the input once something is typed."""
+        untouched, empty = self.input.is_untouched(), not self.input.edit_text
+        match key:
             case "enter":
                 self._enter()
+            case "tab":
+                self._tab()
+            case "shift tab" if empty:
+                self._step(-1)
+            case "end" if empty:
+                self._to_end()
+            case "up" | "down" if self._pick_title and empty:
+                self.picks.move(key)
+            case "up" if untouched and self.input.compose.kind in {"say", "edit"}:
+                self._actions.edit_earlier(self.input.compose.seq or None)
+            case "down" if untouched and self.input.compose.kind == "edit":
+                self.input.begin(SAY, "")
             case _:
-                return super().keypress(size, key)
-        return None
+                return False
+        return True
 
-    def _pane_size(self) -> tuple[int, int]:
-        columns, rows = self._size
-        width = columns if self._narrow else max(1, columns - LIST_WIDTH - 1)
-        return width, max(1, rows - 1 - self._rows.rows((columns,)))
+    def _on_chosen(self, key: str) -> bool:
+        """A message is chosen: letters are about it, and not typed."""
+        selected = self.pane.selected
+        if key in {"up", "down"}:
+            self._choose(-1 if key == "up" else 1)
+        elif key in ON_MESSAGE and selected is not None:
+            self._actions.on_message(key, selected)
+            self._hint()
+        elif len(key) > 1:
+            return False
+        return True
+
+    def _choose(self, by: int) -> None:
+        self.close()
+        self._draw_pane()
+        self.pane.step(by)
+        self._hint()
+
+    def _hint(self) -> None:
+        if self.pane.selected is not None:
+            self.notice = SELECTING
+        elif self.notice == SELECTING:
+            self.notice = ""
+
+    def _escape(self) -> None:
+        """One step back: from the choice, the list or page, the reply or edit, the thread."""
+        self.notice = ""
+        if self.pane.selected is not None:
+            self.pane.release()
+        elif self._pick_title or self._page is not None:
+            self.close()
+        elif self.input.compose is not SAY:
+            self.input.begin(SAY, "")
+        elif self._model.thread is not None:
+            self._actions.left_thread()
+        elif not self.pane.following:
+            self._to_end()
+        self._draw_pane()
+
+    def _to_end(self) -> None:
+        self._actions.to_end()
+        self.pane.to_end()
 
     def _enter(self) -> None:
-        text = self.input.edit_text.strip()
-        self.input.set_edit_text("")
+        text, compose = self.input.edit_text.strip(), self.input.compose
+        if not text and self._pick_title:
+            self.picks.choose()
+            return
         self.notice = ""
-        self._page = None
-        if text:
-            self.pane.to_end()
-            self._on_line(text)
+        if not text:
+            self.close()
+            self._actions.hurry()
+            return
+        self.input.begin(SAY, "")
+        self.close()
+        self.pane.to_end()
+        self._actions.entered(text, compose)
 
-    def give_back(self, line: str) -> None:
-        """What was entered could not be done: it is there to be mended, unless something new was typed."""
+    def _tab(self) -> None:
         if not self.input.edit_text:
-            self.input.set_edit_text(line)
-            self.input.set_edit_pos(len(line))
+            self._step(1)
+        elif self.cycle is not None:
+            self.input.put(*self.cycle.following())
+        else:
+            reacting = self.input.compose.kind == "react"
+            asked = wanted(self.input.edit_text, self.input.edit_pos, reacting=reacting)
+            if asked is not None:
+                self._actions.complete(asked)
+
+    def completing(self, cycle: Cycle) -> None:
+        """Take up a completion: its first step, and what there is to choose from."""
+        self.cycle = cycle
+        self.input.put(*cycle.first())
+        self.note(cycle.shown())
 
     def _step(self, by: int) -> None:
-        self._page = None
         order = [chat.conv for chat in self._model.ordered()]
         if order:
             here = order.index(self._model.open) if self._model.open in order else (-1 if by > 0 else 0)
-            self._on_switch(order[(here + by) % len(order)])
-
-    def _item(self, chat: Conversation) -> urwid.Widget:
-        unread = chat.unread(self._model.me)
-        is_open = chat.conv == self._model.open
-        mark = "▸" if is_open else " "
-        count = f" ({unread})" if unread else ""
-        name = urwid.Text(f"{mark}{plain(chat.name(self._model.me))}", wrap="ellipsis")
-        # In a column of its own: the count must not be what an ellipsis hides.
-        label = urwid.Columns([name, ("pack", urwid.Text(count))]) if unread else name
-        return urwid.AttrMap(label, "open" if is_open else ("unread" if unread else None))
-
-    def _members(self, chat: Conversation | None) -> str:
-        return f"  ({len(chat.members)} members)" if chat and chat.kind == "group" and chat.members else ""
-
-    def _draw_status(self, now: float) -> None:
-        connection = self._model.connection
-        words: str = connection.state
-        if connection.retry_at is not None:
-            why = f" ({plain(connection.reason)[:60]})" if connection.reason else ""
-            words = f"offline, next try in {max(0, round(connection.retry_at - now))} s{why}"
-        elif connection.state == "replaying":
-            words = "catching up"
-        waiting = self._model.waiting()
-        queued = f" · {waiting} queued" if waiting else ""
-        unread = self._model.unread_elsewhere() if self._narrow else 0
-        elsewhere = f" · {unread} unread" if unread else ""  # wide screens have the list for it
-        self._status.set_text(f" {self._model.me}{elsewhere} · {words}{queued}")
-        tints: dict[Hashable, Hashable] = {None: "offline" if connection.state == "offline" else "status"}
-        self._status_map.set_attr_map(tints)
-
-
-def _markup(line: Line, me: str) -> list[str | tuple[str, str]]:
-    clock = time.strftime("%H:%M", time.localtime(line.at / 1000)) if 0 < line.at < 2**41 else "--:--"
-    if line.state == "notice":
-        return [("faint", f"{clock} * {plain(line.text)}")]
-    mine = line.sender == me
-    tint = "own" if mine else "sender"
-    parts: list[str | tuple[str, str]] = [
-        ("faint", f"{clock} "),
-        (tint, plain(line.sender)),
-        f": {plain(line.text, lines=True)}",
-    ]
-    if line.marks:
-        parts.append(("error" if line.state == "refused" else "faint", f"  {plain(line.marks)}"))
-    if mine:
-        parts.append(("faint", f" {STATES[line.state]}"))
-    return parts
+            self._actions.switch(order[(here + by) % len(order)])

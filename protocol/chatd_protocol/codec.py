@@ -177,6 +177,23 @@ def content_digest(to: str, payload: bytes) -> bytes:
     return blake2b(cbor.name(to) + payload, digest_size=16).digest()
 
 
+def change_payload(change: messages.Edit | messages.Delete | messages.React) -> bytes:
+    """The payload of the event that ``change`` becomes, as ``encode_payload`` of its keys."""
+    match change:
+        case messages.Edit():
+            return encode_payload({"body": change.body, "target": change.seq})
+        case messages.Delete():
+            return encode_payload({"target": change.seq})
+        case messages.React():
+            fields: dict[str, Any] = {"target": change.seq, "emoji": change.emoji}
+            return encode_payload(fields | {"removed": True} if change.remove else fields)
+
+
+def change_digest(t: str, conv: str, payload: bytes) -> bytes:
+    """As ``content_digest``, for the message named ``t``. What a send's is made of never begins with a zero."""
+    return blake2b(b"\0" + cbor.name(t) + cbor.name(conv) + payload, digest_size=16).digest()
+
+
 def event_map(conv: str, seq: int, at: int, sender: str, kind: str, payload: bytes) -> dict[str, Any]:
     """An event as a map, for ``Ok.events`` and ``Ok.items``; ``at`` in milliseconds since the epoch."""
     head = {"conv": conv, "seq": seq, "at": at, "from": sender, "kind": kind}

@@ -25,6 +25,7 @@ MAX_PAGE = 200
 MAX_TOKEN_CHARS = 8192
 MAX_EMOJI_CHARS = 32
 MAX_QUERY_CHARS = 200
+DELETED_TYPE = "deleted"
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
@@ -73,6 +74,8 @@ class Send(Message, frozen=True, tag="send"):
 
     def __post_init__(self) -> None:
         _check_body(self.body)
+        if self.type == DELETED_TYPE:
+            raise ValueError("`type`: `deleted` is what is left of a deleted message, and cannot be sent")
 
 
 class Edit(Message, frozen=True, tag="edit"):
@@ -199,6 +202,7 @@ class Pin(Message, frozen=True, tag="pin"):
 class Pins(Message, frozen=True, tag="pins"):
     id: Natural
     conv: ConversationId
+    after: Natural | UnsetType = UNSET
 
 
 class Mute(Message, frozen=True, tag="mute"):

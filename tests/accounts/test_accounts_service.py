@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 import pytest
+from argon2 import PasswordHasher
 from chatd_protocol.codes import ErrorCode
 
 from chatd.accounts.passwords import Passwords, hasher_of
 from chatd.accounts.service import AccountRefused, Accounts
 from chatd.accounts.tokens import Tokens
 from chatd.config import Auth
-from chatd.conversations.operations import Operation, Outcome
+from chatd.conversations.operations import Operation, Outcome, SessionsEnded, SetPassword
 from chatd.store.port import Account
 
 NOW = 1_800_000_000_000
@@ -23,6 +24,7 @@ class LedgerLike(Protocol):
 
     accounts: dict[str, Account]
     broken: bool
+    read_only: bool
 
     async def account(self, name: str) -> Account | None: ...
     async def submit(self, operation: Operation) -> Outcome: ...
@@ -114,3 +116,124 @@ async def test_overloaded(ledger: LedgerLike) -> None:
         with pytest.raises(AccountRefused) as refused:
             await call("ann", "correct horse")
         assert refused.value.code == ErrorCode.OVERLOADED
+
+
+async def test_another_password(ledger: LedgerLike, passwords: Passwords) -> None:
+    """The old one is wrong from then on, the new one right; the token is of the new generation; who is to be told is."""
+    told: list[SessionsEnded] = []
+    accounts = Accounts(
+        ledger, ledger.submit, passwords, TOKENS, open_registration=True, wall_ms=lambda: NOW, on_ended=told.append
+    )
+    await accounts.register("ann", "correct horse")
+    assert TOKENS.verify((await accounts.sign_in("ann", "correct horse")).token, NOW).generation == 0
+    changed = await accounts.change_password("ann", "correct horse", "battery staple", "phone")
+    assert told == [SessionsEnded("ann", ((1, 2),), 1)]
+    claims = TOKENS.verify(changed.token, NOW)
+    assert (claims.user, claims.generation) == ("ann", 1)
+    with pytest.raises(AccountRefused):
+        await accounts.sign_in("ann", "correct horse")
+    assert TOKENS.verify((await accounts.sign_in("ann", "battery staple")).token, NOW).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "new", "code", "said"),
+    [
+        ("ann", "wrong horse", "battery staple", ErrorCode.UNAUTHENTICATED, "name or password is wrong"),
+        ("bob", "correct horse", "battery staple", ErrorCode.UNAUTHENTICATED, "name or password is wrong"),
+        ("out", "", "battery staple", ErrorCode.UNAUTHENTICATED, "name or password is wrong"),
+        ("ann", "correct horse", "short", ErrorCode.BAD_MESSAGE, "new_password: 8-256 characters"),
+        ("bob", "correct horse", "short", ErrorCode.BAD_MESSAGE, "new_password: 8-256 characters"),
+    ],
+)
+async def test_another_password_refused(
+    ledger: LedgerLike, passwords: Passwords, name: str, password: str, new: str, code: ErrorCode, said: str
+) -> None:
+    """Who does not know the old one changes nothing, and does not learn which names there are."""
+    accounts = make_accounts(ledger, passwords)
+    await accounts.register("ann", "correct horse")
+    ledger.accounts["out"] = Account(9, "")
+    before = dict(ledger.accounts)
+    with pytest.raises(AccountRefused) as refused:
+        await accounts.change_password(name, password, new)
+    assert (refused.value.code, refused.value.message) == (code, said)
+    assert ledger.accounts == before
+
+
+async def test_a_sign_in_under_way_gets_a_token_of_the_past(ledger: LedgerLike, passwords: Passwords) -> None:
+    """The password changes between the check of the old one and its token: that token is of the generation before."""
+    accounts = make_accounts(ledger, passwords)
+    await accounts.register("ann", "correct horse")
+    verify = passwords.verify
+
+    async def slow_verify(password_hash: str, password: str) -> bool:
+        right = await verify(password_hash, password)
+        await ledger.submit(SetPassword(user="ann", old_hash=None, new_hash="another"))
+        return right
+
+    passwords.verify = slow_verify  # type: ignore[method-assign]
+    signed = await accounts.sign_in("ann", "correct horse")
+    assert ledger.accounts["ann"].generation == 1
+    assert TOKENS.verify(signed.token, NOW).generation == 0
+
+
+async def test_an_outdated_hash_is_replaced(ledger: LedgerLike, passwords: Passwords) -> None:
+    """At the next sign-in, once, and only by whoever knew the password; a store that cannot write lets sign in all the same."""
+    await make_accounts(ledger, passwords).register("ann", "correct horse")
+    accounts = make_accounts(ledger, Passwords(hasher=PasswordHasher(time_cost=2, memory_cost=8, parallelism=1)))
+    old = ledger.accounts["ann"]
+    with pytest.raises(AccountRefused):
+        await accounts.sign_in("ann", "wrong horse")
+    ledger.read_only = True
+    await accounts.sign_in("ann", "correct horse")
+    assert ledger.accounts["ann"] == old
+    ledger.read_only = False
+    await accounts.sign_in("ann", "correct horse")
+    new = ledger.accounts["ann"]
+    assert "t=2" in new.password_hash
+    assert new.generation == old.generation
+    await accounts.sign_in("ann", "correct horse")
+    assert ledger.accounts["ann"] == new
+
+
+async def test_a_rehash_does_not_bring_an_old_password_back(ledger: LedgerLike, passwords: Passwords) -> None:
+    """The password changes while the old one is hashed anew: the new one stays."""
+    await make_accounts(ledger, passwords).register("ann", "correct horse")
+    newer = Passwords(hasher=PasswordHasher(time_cost=2, memory_cost=8, parallelism=1))
+    accounts = make_accounts(ledger, newer)
+    hash_it = newer.hash
+
+    async def slow_hash(password: str) -> str:
+        await ledger.submit(SetPassword(user="ann", old_hash=None, new_hash="another"))
+        return await hash_it(password)
+
+    newer.hash = slow_hash  # type: ignore[method-assign]
+    await accounts.sign_in("ann", "correct horse")
+    assert ledger.accounts["ann"].password_hash == "another"
+
+
+async def test_the_operator_needs_no_old_password(ledger: LedgerLike, passwords: Passwords) -> None:
+    """A password for whoever has an account, an outside one too; none for nobody."""
+    accounts = make_accounts(ledger, passwords)
+    ledger.accounts["out"] = Account(9, "")
+    await accounts.reset_password("out", "battery staple")
+    await accounts.sign_in("out", "battery staple")
+    for name in ("bob", "Not A Name"):
+        with pytest.raises(AccountRefused, match="no such user") as refused:
+            await accounts.reset_password(name, "battery staple")
+        assert refused.value.code == ErrorCode.NOT_FOUND
+
+
+async def test_whom_a_token_stands_for(ledger: LedgerLike, passwords: Passwords) -> None:
+    """The user and the tier that the store has; a token that is none, or of an older password, stands for nobody."""
+    accounts = make_accounts(ledger, passwords)
+    await accounts.register("ann", "correct horse")
+    signed = await accounts.sign_in("ann", "correct horse")
+    assert await accounts.identify(signed.token) == ("ann", "")
+    account = ledger.accounts["ann"]
+    ledger.accounts["ann"] = Account(account.user_no, account.password_hash, account.generation, "premium")
+    assert await accounts.identify(signed.token) == ("ann", "premium")
+    older = TOKENS.issue("ann", NOW, account.generation + 1)[0]
+    for token in (older, TOKENS.issue("bob", NOW)[0], "", "a.b.c", "\udcff"):
+        with pytest.raises(AccountRefused) as refused:
+            await accounts.identify(token)
+        assert refused.value.code == ErrorCode.UNAUTHENTICATED

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from time import time_ns
 
+import msgspec
 import pytest
 import trio
 from trio import to_thread
 
-from chatd.accounts.admin import AdminError, add_user, make_token
+from chatd.accounts.admin import AdminError, add_user, make_token, set_password, set_tier
 from chatd.accounts.passwords import Passwords, hasher_of
 from chatd.accounts.service import Accounts
 from chatd.accounts.setup import load_tokens
 from chatd.adapters.sqlite.store import open_store
 from chatd.config import Auth, Config
 from chatd.conversations.operations import Operation, Outcome
-from chatd.options import StoreOptions
+from chatd.options import Limits, StoreOptions, Tier
 
 
 def now_ms() -> int:
@@ -47,6 +48,20 @@ def test_refusals_are_one_line(config: Config, name: str, password: str, said: s
     with pytest.raises(AdminError, match=said) as refused:
         add_user(config, name, password)
     assert "\n" not in str(refused.value)
+
+
+def test_another_password(config: Config, tmp_path: Path) -> None:
+    """Only for whoever has an account; tokens made before are of a generation that is over, those after are not."""
+    with pytest.raises(AdminError, match="no chatd data here"):
+        set_password(config, "ann", "battery staple")
+    add_user(config, "ann", "correct horse")
+    tokens = load_tokens(config, tmp_path / "data")
+    assert tokens.verify(make_token(config, "ann"), now_ms()).generation == 0
+    set_password(config, "ann", "battery staple")
+    assert tokens.verify(make_token(config, "ann"), now_ms()).generation == 1
+    for name, password, said in [("bob", "battery staple", "no such user"), ("ann", "short", "password: 8-256")]:
+        with pytest.raises(AdminError, match=said):
+            set_password(config, name, password)
 
 
 @pytest.mark.parametrize("name", ["ann", "", "\udcff", "x" * 100])
@@ -95,3 +110,18 @@ async def test_beside_a_running_server(config: Config, tmp_path: Path) -> None:
             for name, password in (("ann", "battery staple"), ("bob", "correct horse")):
                 signed = await accounts.sign_in(name, password)
                 assert tokens.verify(signed.token, now_ms()).user == name
+
+
+async def test_a_tier(config: Config, tmp_path: Path) -> None:
+    """A tier of the configuration is set and read back; an unknown tier and an unknown user are one line each."""
+    config = msgspec.structs.replace(config, limits=Limits(tiers={"premium": Tier(messages_burst=7)}))
+    await to_thread.run_sync(add_user, config, "ann", "correct horse")
+    for tier in ("premium", "free", "premium"):
+        await to_thread.run_sync(set_tier, config, "ann", tier)
+    async with open_store(tmp_path / "data" / "chatd.db", max_members=10, max_devices=10, busy_seconds=5) as store:
+        account = await store.account("ann")
+    assert account is not None
+    assert account.tier == "premium"
+    for name, tier, said in (("ann", "gold", "there are free, premium"), ("bob", "premium", "no such user")):
+        with pytest.raises(AdminError, match=said):
+            await to_thread.run_sync(set_tier, config, name, tier)

@@ -41,7 +41,7 @@ def test_the_wheel_holds_what_is_needed(tmp_path: Path) -> None:
         f"{package}/{file.relative_to(directory)}"
         for package, directory in PACKAGES.items()
         for file in directory.rglob("*")
-        if file.suffix in {".py", ".sql", ".typed"}
+        if file.suffix in {".py", ".sql", ".lua", ".typed"}
     }
     assert {name for name in held if ".dist-info/" not in name} >= wanted
     assert {name.partition("/")[0] for name in held if ".dist-info/" not in name} == set(PACKAGES)

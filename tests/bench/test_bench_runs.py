@@ -73,3 +73,15 @@ def test_cpu_and_memory_are_those_of_the_process() -> None:
         kept[::4096] = b"x" * len(kept[::4096])
     assert read_cpu(os.getpid(), []).server > before.server
     assert read_memory(os.getpid()).rss > 64 * 2**10
+
+
+def test_limits_are_measured(tmp_path: Path) -> None:
+    """All three measurements run against a Valkey of their own, and what is printed is what is saved."""
+    done = bench("limits", "--seconds", "0.3", "--nodes", "2", "--save", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.iterdir()
+    result = json.loads(file.read_text())["result"]
+    assert result["in_process"]["checks"] > 0
+    assert result["through_redis"]["latency_ms"]["p99"] > 0
+    assert len(result["over_nodes"]["by_node"]) == 2
+    assert f"{result['over_nodes']['passed']:,} of " in done.stdout

@@ -2,110 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import re
 import signal
-import struct
-import sys
-import termios
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 from chatd_protocol import codes
 from chatd_protocol.messages import Conversations, Read, Send
 
+from tests.clients.real_screen import END, PAGE_DOWN, PAGE_UP, terminal
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-PROGRAM = """
-import sys
-from chatd_terminal.main import run
-sys.exit(run(sys.argv[1], "alice", state_dir=sys.argv[2]))
-"""
-ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9A-B]|\x1b[=>78]|[\x0e\x0f]")
-
-
-class Screen:
-    """The master's side of the pseudo-terminal: types, and reads until something appears."""
-
-    def __init__(self, fd: int, process: trio.Process) -> None:
-        self._fd, self.process = fd, process
-        self.raw = b""
-
-    def resize(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def text(self) -> str:
-        return ESCAPES.sub("", self.raw.decode(errors="replace"))
-
-    async def shows(self, wanted: str) -> None:
-        """Read on until ``wanted`` has been drawn since the last call, without escape sequences."""
-        with trio.fail_after(20):
-            while wanted not in self.text():
-                await trio.lowlevel.wait_readable(self._fd)
-                self.raw += os.read(self._fd, 65536)
-        self.raw = b""
-
-    async def draws(self) -> None:
-        """Read on until something has been drawn."""
-        with trio.fail_after(20):
-            await trio.lowlevel.wait_readable(self._fd)
-        self.raw = os.read(self._fd, 1 << 20)
-
-    async def ends(self) -> int:
-        """Read to the end and return the exit status."""
-        with trio.fail_after(20):
-            while True:
-                await trio.lowlevel.wait_readable(self._fd)
-                try:
-                    more = os.read(self._fd, 65536)
-                except OSError:  # Linux: the last one has closed the other side
-                    break
-                if not more:
-                    break
-                self.raw += more
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def terminal(
-    server: Any,
-    state: Path,
-    *,
-    password: str | None = "secret",
-    size: tuple[int, int] = (100, 30),
-) -> AsyncIterator[Screen]:
-    master, slave = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    environment.pop("CHATD_PASSWORD", None)
-    if password is not None:
-        environment["CHATD_PASSWORD"] = password
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", PROGRAM, server.url, str(state)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment,
-        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
-    )
-    os.close(slave)
-    screen = Screen(master, process)
-    try:
-        yield screen
-    finally:
-        if process.returncode is None:
-            process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-        os.close(master)
 
 
 async def test_a_conversation_from_start_to_quit(server: Any, tmp_path: Path) -> None:
@@ -145,26 +52,24 @@ async def test_escape_sequences_are_not_obeyed(server: Any, tmp_path: Path) -> N
     """A hostile body and a hostile title reach the screen as visible marks, never as commands to the terminal."""
     server.append("dm-bob", "bob", "\x1b]0;owned\x07\x1b[2Jshown\u202e\x9b31m")
     async with terminal(server, tmp_path) as screen:
-        with trio.fail_after(20):
-            while "shown" not in screen.text():
-                await trio.lowlevel.wait_readable(screen._fd)
-                screen.raw += os.read(screen._fd, 65536)
+        await screen.shows("\ufffd]0;owned\ufffd\ufffd[2Jshown\ufffd\ufffd31m")
         assert b"]0;owned\x07" not in screen.raw
-        assert "\ufffd]0;owned\ufffd\ufffd[2Jshown\ufffd\ufffd31m" in screen.text()
 
 
 async def test_history_is_loaded_when_scrolling_up(server: Any, tmp_path: Path) -> None:
-    """PgUp beyond the first page fetches older ones, down to the first message."""
+    """PgUp beyond the first page fetches older ones, down to the first message; End leads back."""
     for number in range(1, 251):
         server.append("dm-bob", "bob", f"number <{number}>")
-    server.arrived.clear()
     async with terminal(server, tmp_path) as screen:
         await screen.shows("number <250>")
-        with trio.fail_after(30):
-            while "number <1>" not in screen.text():
-                screen.type("\x1b[5~")
-                await trio.lowlevel.wait_readable(screen._fd)
-                screen.raw += os.read(screen._fd, 65536)
+        for _ in range(20):
+            screen.type(PAGE_UP)
+            await screen.draws()
+        while "number <1>" not in screen.text():
+            screen.type(PAGE_UP)
+            await screen.draws()
+        screen.type(END)
+        await screen.shows("number <250>")
         screen.type("/quit\r")
         assert await screen.ends() == 0
 
@@ -209,8 +114,8 @@ async def test_help_is_a_page_of_its_own(server: Any, tmp_path: Path) -> None:
         await screen.shows("said before")
         screen.type("/help\r")
         await screen.shows("/dm NAME")
-        screen.type("\x1b[6~" * 5)
-        await screen.shows("refused")
+        screen.type(PAGE_DOWN * 30)
+        await screen.shows("tries to connect")
         screen.type("\x1b")
         await screen.shows("said before")
         screen.type("/quit\r")
@@ -270,23 +175,32 @@ async def begin_without_a_server(server: Any, bound: trio.socket.SocketType, sta
 
 
 async def test_a_new_account_is_offered(server: Any, tmp_path: Path) -> None:
-    """An unknown name is asked for a password on the terminal, and may become an account."""
+    """An unknown name is asked for a password on the terminal, and may become an account; the password is typed twice. The
+    name of the device is kept for its owner alone.
+    """
     server.passwords.clear()
     async with terminal(server, tmp_path, password=None) as screen:
-        await screen.shows("Password of alice")
+        await screen.prompts("Password of alice")
         screen.type("fresh\r")
-        await screen.shows("create the account alice? [y/N]")
+        await screen.prompts("create the account alice? [y/N]")
         screen.type("y\r")
+        await screen.prompts("once more: ")
+        assert server.passwords == {}
+        screen.type("frehs\r")
+        await screen.until(lambda: screen.raw.count(b"once more: ") == 2)
+        assert b"not the same" in screen.raw
+        screen.type("fresh\r")
         await screen.shows("live")
         screen.type("/quit\r")
         assert await screen.ends() == 0
     assert server.passwords == {"alice": "fresh"}
+    assert (tmp_path / "device").stat().st_mode & 0o777 == 0o600
 
 
 async def test_an_answer_of_no_makes_nothing(server: Any, tmp_path: Path) -> None:
     """Without a yes no account is made, and the program ends with status 1."""
     async with terminal(server, tmp_path, password="wrong") as screen:
-        await screen.shows("[y/N]")
+        await screen.prompts("[y/N]")
         screen.type("\r")
         assert await screen.ends() == 1
     assert server.passwords == {"alice": "secret"}
@@ -298,7 +212,7 @@ async def test_a_takeover_leaves_the_terminal_in_order(server: Any, tmp_path: Pa
         await screen.shows("live")
         await server.end(codes.REPLACED)
         assert await screen.ends() == 1
-    assert "the server ended the session: replaced" in screen.text()
+    assert b"the server ended the session: replaced" in screen.raw
 
 
 async def test_a_message_left_queued_is_sent_by_the_next_start(server: Any, tmp_path: Path) -> None:

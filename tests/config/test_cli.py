@@ -35,7 +35,7 @@ def chatd(tmp_path: Path) -> Run:
     return run
 
 
-COMMANDS = [(), ("serve",), ("user",), ("user", "add"), ("token",), ("check-config",), ("chat",)]
+COMMANDS = [(), ("serve",), ("user",), ("user", "add"), ("user", "passwd"), ("token",), ("check-config",), ("chat",)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -74,7 +74,8 @@ def test_check_config_prints_what_is_in_force(chatd: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "command", [("check-config",), ("serve",), ("user", "add", "ann"), ("token", "ann")], ids=lambda words: words[0]
+    "command", [("check-config",), ("serve",), ("user", "add", "ann"), ("user", "passwd", "ann"), ("token", "ann")],
+    ids=" ".join
 )
 def test_a_bad_configuration_is_one_line_and_status_2(chatd: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
     """The same line from every command that has a configuration, and nothing is begun."""
@@ -128,6 +129,16 @@ def test_no_token_for_nobody(chatd: Run, name: str) -> None:
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Error: ")
     assert "Traceback" not in failed.stderr
+
+
+def test_another_password(chatd: Run) -> None:
+    """For an account that is there, said in one line; for nobody it is one line, too, and never shows the password."""
+    assert chatd("user", "add", "ann", stdin="correct horse\n").returncode == 0
+    changed = chatd("user", "passwd", "ann", stdin="battery staple\n")
+    assert (changed.returncode, changed.stdout) == (0, "changed the password of ann\n")
+    failed = chatd("user", "passwd", "bob", stdin="battery staple\n")
+    assert (failed.returncode, failed.stderr) == (1, "Error: 'bob': no such user\n")
+    assert "battery" not in changed.stdout + changed.stderr + failed.stderr
 
 
 def test_a_bad_password_is_refused_without_being_shown(chatd: Run) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from chatd.accounts.tokens import OUTSIDE_ALGORITHMS
 from chatd.config import Config, Issuer, load
-from chatd.options import SECTIONS, Algorithm
+from chatd.options import SECTIONS, Algorithm, Tier
 
 FILE = Path(__file__).parents[2] / "config.toml"
 
@@ -19,7 +19,7 @@ FILE = Path(__file__).parents[2] / "config.toml"
 def test_it_names_every_option_with_its_default() -> None:
     """The annotated file has exactly the options that there are, in their sections, with the defaults as values."""
     expected = msgspec.to_builtins(Config())
-    del expected["auth"]["issuers"]
+    del expected["auth"]["issuers"], expected["limits"]["tiers"]
     assert tomllib.loads(FILE.read_text()) == expected
     assert load(FILE, {}, {}) == Config()
 
@@ -33,6 +33,17 @@ def test_its_example_of_an_issuer_works(tmp_path: Path) -> None:
     (issuer,) = load(file, {}, {}).auth.issuers
     assert set(tomllib.loads(file.read_text())["auth"]["issuers"][0]) == set(Issuer.__struct_fields__)
     assert issuer.algorithm == "RS256"
+
+
+def test_its_example_of_a_tier_works(tmp_path: Path) -> None:
+    """The commented-out tier, once uncommented, is accepted and names every key."""
+    example = re.search(r"^# \[limits\.tiers\.premium\]\n(?:# .+\n)+", FILE.read_text(), re.MULTILINE)
+    assert example is not None
+    file = tmp_path / "config.toml"
+    file.write_text(re.sub(r"^# ", "", example[0], flags=re.MULTILINE))
+    premium = load(file, {}, {}).limits.tiers["premium"]
+    assert set(tomllib.loads(file.read_text())["limits"]["tiers"]["premium"]) == set(Tier.__struct_fields__)
+    assert premium.messages_per_second == 500.0
 
 
 def test_every_stated_range_is_the_real_one() -> None:

@@ -47,7 +47,7 @@ def test_each_layer_goes_before_the_one_below(tmp_path: Path) -> None:
         ("[limits]\nconnections = '5'", ['limits.connections = "5"', "a whole number"]),
         ("[limits]\nconections = 5", ["limits.conections", "did you mean limits.connections?"]),
         ("[limts]\nconnections = 5", ["[limts]", "did you mean [limits]?"]),
-        ("[zzz]", ["[zzz]", "known are server, store, redis, auth, limits, delivery, log"]),
+        ("[zzz]", ["[zzz]", "known are server, store, redis, auth, limits, delivery, presence, log"]),
         ("limits = 3", ["limits = 3", "must be a section, [limits]"]),
         ("[delivery]\nrepair_seconds = nan", ["delivery.repair_seconds", "a number from 0.1 to 3600"]),
         ("[delivery]\nrepair_seconds = inf", ["delivery.repair_seconds", "a number from 0.1 to 3600"]),
@@ -68,6 +68,13 @@ def test_each_layer_goes_before_the_one_below(tmp_path: Path) -> None:
         (ISSUER + "algoritm = 1", ["auth.issuers[0].algoritm", "did you mean algorithm?"]),
         (ISSUER + ISSUER, ["auth.issuers", '"a" is named twice']),
         (ISSUER * 65, ["auth.issuers", "65", "at most 64"]),
+        ("[limits]\ntiers = 3", ["limits.tiers", "[limits.tiers.NAME]"]),
+        ("[limits.tiers]\npremium = 3", ["limits.tiers", "[limits.tiers.NAME]"]),
+        ("[limits.tiers.Gold]", ['limits.tiers."Gold"', "a-z 0-9"]),
+        ("[limits.tiers.gold]\nmessages_brust = 1", ["limits.tiers.gold.messages_brust", "did you mean messages_burst?"]),
+        ("[limits.tiers.gold]\nmessages_burst = 0", ["limits.tiers.gold.messages_burst = 0", "from 1 to 1000000"]),
+        ("[limits.tiers.gold]\nconnections = 5", ["limits.tiers.gold.connections", "no such option"]),
+        ("".join(f"[limits.tiers.t{n}]\n" for n in range(65)), ["limits.tiers", "65", "at most 64"]),
         ("a =", ["not TOML"]),
         ("x = " + "[" * 5000, ["not TOML"]),
     ],
@@ -120,6 +127,7 @@ def test_an_environment_variable_sets_each_type() -> None:
         ("CHATD_AUTH_OPEN_REGISTRATION", "maybe"),
         ("CHATD_LOG_LEVEL", "INFO"),
         ("CHATD_AUTH_ISSUERS", "[]"),
+        ("CHATD_LIMITS_TIERS", "{}"),
         ("CHATD_DELIVERY_REPAIR_SECONDS", "nan"),
     ],
 )
@@ -150,7 +158,8 @@ def test_only_variables_that_look_like_an_option_are_suspect() -> None:
 def test_what_is_printed_is_read_back_as_the_same(tmp_path: Path) -> None:
     """The output of check-config is a configuration file."""
     config = load(
-        written(tmp_path, ISSUER), {"CHATD_SERVER_ALLOWED_ORIGINS": "https://a.example"}, {"store.data": 'ü "\\\n'}
+        written(tmp_path, ISSUER + "[limits.tiers.'a.b']\nmessages_burst = 9\n[limits.tiers.free]\n"),
+        {"CHATD_SERVER_ALLOWED_ORIGINS": "https://a.example"}, {"store.data": 'ü "\\\n'}
     )
     assert load(written(tmp_path, render(config)), {}, {}) == config
 

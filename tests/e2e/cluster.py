@@ -213,7 +213,7 @@ class Cluster:
 
     def token(self, user: str, lifetime: int = 3600) -> str:
         now = int(time.time())
-        claims = {"iss": "tests", "aud": "chatd", "sub": user, "iat": now, "exp": now + lifetime}
+        claims = {"iss": "tests", "aud": "chatd", "sub": user, "iat": now, "exp": now + lifetime, "jti": os.urandom(8).hex()}
         return jwt.encode(claims, self.key, algorithm="EdDSA")
 
     def server(self, number: int) -> Server:
@@ -277,7 +277,7 @@ class Peer:
         if self.encoding == "cbor":
             await self.socket.send(cbor2.dumps(message))
         else:
-            await self.socket.send(json.dumps(message))
+            await self.socket.send(json.dumps(message, default=_b64_of))
 
     async def receive(self) -> dict[str, Any]:
         """The next message; it is validated against the schema. Raises Closed."""
@@ -316,9 +316,13 @@ class Peer:
 
     async def say(self, to: str, body: Any, **fields: Any) -> dict[str, Any]:
         """Send the next message and return its ack (or error)."""
+        return await self.change("send", to=to, body=body, **fields)
+
+    async def change(self, t: str, **fields: Any) -> dict[str, Any]:
+        """``send``, ``edit``, ``delete`` or ``react``, with the next number; its ack (or error)."""
         self.cseq += 1
         cseq = self.cseq
-        await self.send({"t": "send", "cseq": cseq, "to": to, "body": body, **fields})
+        await self.send({"t": t, "cseq": cseq, **fields})
         answer = await self._answer(lambda m: m.get("cseq") == cseq and m["t"] in ("ack", "error"))
         if answer["t"] == "error":
             self.cseq -= 1
@@ -345,6 +349,10 @@ class Peer:
         """The positions that this session was given, in the order in which it got them; repeats beside it left out."""
         return [m["seq"] for m in self.seen if m["t"] in ("event", "ack") and m["conv"] == conv and not m.get("repeat")]
 
+    def seen_events(self) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+        """The events that this session was given, each by its place in its log."""
+        return [((m["conv"], m["seq"]), m) for m in self.seen if m["t"] == "event"]
+
     async def closed(self) -> int:
         """Read to the end; the close code."""
         try:
@@ -360,6 +368,10 @@ class Peer:
     async def vanish(self) -> None:
         """Be gone without a close frame, as a cut line is."""
         await trio.aclose_forcefully(self.socket.stream)
+
+
+def _b64_of(value: bytes) -> dict[str, str]:
+    return {"b64": base64.urlsafe_b64encode(value).decode().rstrip("=")}
 
 
 def _bytes_of(value: dict[str, Any]) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from chatd.adapters.valkey.program import find_program
 from tests.e2e.cluster import OPENED, Cluster
 
 
@@ -25,6 +28,24 @@ def own_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Clus
     made = Cluster(tmp_path, request.param, "[limits]\nconnections_per_address = 2000\n")
     yield made
     made.stop()
+
+
+@pytest.fixture
+def deaf_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two nodes, each on a Valkey of its own: every pub/sub message between them is silently lost."""
+    made = Cluster(tmp_path, 1, "[delivery]\nrepair_seconds = 1.0\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    process = subprocess.Popen(
+        [find_program(), "--port", "0", "--unixsocket", str(other / "v.sock"), "--save", "", "--dir", str(other)],
+        stdout=subprocess.DEVNULL,
+    )
+    made.environ = {"CHATD_REDIS_URL": f"unix://{other / 'v.sock'}"}
+    made.start()
+    yield made
+    made.stop()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 @pytest.fixture(autouse=True)

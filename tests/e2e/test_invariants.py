@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
-import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from chatd.adapters.valkey.program import find_program
 from tests.e2e.cluster import Closed, Cluster, Peer
 
 SENDERS, MESSAGES, CONVERSATIONS = 50, 200, 20
@@ -205,24 +201,6 @@ async def test_every_acknowledged_message_once_in_order_for_all(own_cluster: Clu
     await work.prepare()
     with trio.fail_after(300):
         await work.run(disturb)
-
-
-@pytest.fixture
-def deaf_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Two nodes, each on a Valkey of its own: every pub/sub message between them is silently lost."""
-    made = Cluster(tmp_path, 1, "[delivery]\nrepair_seconds = 1.0\n")
-    other = tmp_path / "other"
-    other.mkdir()
-    process = subprocess.Popen(
-        [find_program(), "--port", "0", "--unixsocket", str(other / "v.sock"), "--save", "", "--dir", str(other)],
-        stdout=subprocess.DEVNULL,
-    )
-    made.environ = {"CHATD_REDIS_URL": f"unix://{other / 'v.sock'}"}
-    made.start()
-    yield made
-    made.stop()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 async def test_what_the_bus_loses_is_repaired(deaf_cluster: Cluster) -> None:

@@ -16,9 +16,12 @@ from chatd.accounts.passwords import Passwords
 from chatd.accounts.service import Accounts
 from chatd.accounts.tokens import Tokens
 from chatd.conversations.operations import CreateAccount, Done, Operation, Outcome, Refused
+from chatd.limits.limiter import Limiter
+from chatd.limits.rules import Tiers
 from chatd.listener.routes import Api, OpsPages
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
+from chatd.options import Limits
 from chatd.store.port import Account, Unavailable
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
@@ -54,7 +57,9 @@ class Ledger:
 class World:
     """One API with everything behind it, and a clock that stands until it is moved."""
 
-    def __init__(self, *, open_registration: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, *, open_registration: bool = True, limits: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         self.ledger = Ledger()
         self.readiness = Readiness()
         self.now = 0.0
@@ -63,7 +68,8 @@ class World:
             self.ledger, self.ledger.submit, Passwords(hasher=hasher), TOKENS, open_registration=open_registration,
             wall_ms=lambda: NOW,
         )
-        self.api = Api(self.accounts, self.readiness, clock=lambda: self.now, **settings)
+        self.limiter = Limiter(Tiers(Limits(**limits or {})), Metrics(), clock=lambda: self.now)
+        self.api = Api(self.accounts, self.readiness, self.limiter, **settings)
 
 
 async def ask(connect: Connect, method: str, path: str, body: object = None, **headers: str) -> Answer:
@@ -220,7 +226,7 @@ async def test_cors(served: Served) -> None:
     async with served(World(origins=[APP]).api.respond) as connect:
         status, headers, _ = await ask(connect, "OPTIONS", "/v1/tokens", Origin=APP)
         assert (status, headers["access-control-allow-origin"]) == (204, APP)
-        assert headers["access-control-allow-headers"] == "Content-Type"
+        assert headers["access-control-allow-headers"] == "Authorization, Content-Type"
         assert headers["vary"] == "Origin"
         assert "content-length" not in headers
         status, headers, _ = await ask(connect, "POST", "/v1/accounts", ANN, Origin=APP)
@@ -244,3 +250,24 @@ async def test_operators_pages(served: Served) -> None:
         assert (await ask(connect, "GET", "/readyz"))[0] == 200
         assert (await ask(connect, "POST", "/v1/tokens", ANN))[0] == 404
         assert (await ask(connect, "POST", "/metrics"))[0] == 405
+
+
+async def test_how_one_stands(served: Served) -> None:
+    """The limits of the token's user, or of the address; a bad token is a 401; the question has a limit itself."""
+    world = World(limits={"api_per_minute": 5, "messages_burst": 9})
+    async with served(world.api.respond) as connect:
+        await ask(connect, "POST", "/v1/accounts", ANN)
+        token = json.loads((await ask(connect, "POST", "/v1/tokens", ANN))[2])["token"]
+        for scheme in ("Bearer", "bearer"):
+            status, headers, body = await ask(connect, "GET", "/v1/rate-limit", Authorization=f"{scheme} {token}")
+            assert (status, headers["x-ratelimit-limit"]) == (200, "5")
+            assert json.loads(body)["limits"][0] == {"scope": "messages", "limit": 9, "remaining": 9, "reset_ms": 0}
+        _, _, body = await ask(connect, "GET", "/v1/rate-limit")
+        stands = {entry["scope"]: entry["remaining"] for entry in json.loads(body)["limits"]}
+        assert stands == {"connections": 6000, "sign_in": 59, "accounts": 29, "api": 2}
+        for wrong in (f"Basic {token}", "Bearer"):
+            answer = await ask(connect, "GET", "/v1/rate-limit", Authorization=wrong)
+            assert (answer[0], error_of(answer)) == (401, "unauthenticated")
+        answer = await ask(connect, "GET", "/v1/rate-limit")
+        assert (answer[0], error_of(answer)) == (429, "rate_limited")
+        assert int(answer[1]["retry-after"]) > 0

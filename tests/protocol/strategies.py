@@ -100,7 +100,7 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Block: st.builds(m.Block, id=naturals, user=names, on=flags),
     m.Blocked: st.builds(m.Blocked, id=naturals),
     m.Pin: st.builds(m.Pin, id=naturals, conv=convs, seq=positives, on=flags),
-    m.Pins: st.builds(m.Pins, id=naturals, conv=convs),
+    m.Pins: st.builds(m.Pins, id=naturals, conv=convs, after=maybe(naturals)),
     m.Mute: st.builds(m.Mute, id=naturals, conv=convs, until=naturals),
     m.Search: st.builds(
         m.Search, id=naturals, query=titles, conv=maybe(convs), sender=maybe(names), before=maybe(naturals),
@@ -128,6 +128,7 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Ok: st.one_of(
         st.builds(m.Ok, id=naturals, conv=maybe(convs)),
         st.builds(m.Ok, id=naturals, conv=convs, events=st.lists(entries, max_size=3), last=naturals, more=flags),
+        st.builds(m.Ok, id=naturals, conv=convs, events=st.lists(entries, max_size=3), more=flags),
         st.builds(m.Ok, id=naturals, items=st.lists(items, max_size=3), cursor=maybe(texts)),
         st.builds(m.Ok, id=naturals, conv=convs, members=st.lists(_members, max_size=3)),
         st.builds(m.Ok, id=naturals, users=name_lists),

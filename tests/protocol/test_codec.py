@@ -13,6 +13,8 @@ from chatd_protocol.codec import (
     MAX_SERVER_BYTES,
     Encoding,
     Malformed,
+    change_digest,
+    change_payload,
     content_digest,
     decode_client,
     decode_server,
@@ -254,6 +256,24 @@ def test_digest():
     assert content_digest("c", payload) == content_digest("c", payload)
     others = {content_digest("d", payload), content_digest("c", payload + b"x"), content_digest("cx", payload)}
     assert len(others | {content_digest("c", payload)}) == 4
+    changes = {change_digest("edit", "c", payload), change_digest("react", "c", payload), change_digest("edit", "d", payload)}
+    assert len(others | changes) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "keys"),
+    [
+        (m.Edit(cseq=1, conv="c", seq=7, body="x"), "edit", {"body": "x", "target": 7}),
+        (m.Edit(cseq=1, conv="c", seq=7, body=b"x"), "edit", {"body": b"x", "target": 7}),
+        (m.Delete(cseq=1, conv="c", seq=7), "delete", {"target": 7}),
+        (m.React(cseq=1, conv="c", seq=7, emoji="+"), "reaction", {"target": 7, "emoji": "+"}),
+        (m.React(cseq=1, conv="c", seq=7, emoji="+", remove=True), "reaction", {"target": 7, "emoji": "+", "removed": True}),
+    ],
+)
+def test_change_payload(change, kind, keys):
+    """What is stored of a change is its event, byte for byte."""
+    event = m.Event(conv="c", seq=8, at=1, sender="bob", kind=kind, **keys)
+    assert encode_event(Encoding.CBOR, "c", 8, 1, "bob", kind, change_payload(change)) == encode(Encoding.CBOR, event)
 
 
 @settings(max_examples=200)

@@ -27,6 +27,8 @@ from chatd.conversations.operations import (
     DeviceOpened,
     Done,
     Mark,
+    Marked,
+    NoteSeen,
     OpenDevice,
     Operation,
     Outcome,
@@ -36,9 +38,11 @@ from chatd.conversations.operations import (
     Repeated,
     Send,
     SetBlock,
+    SetPrivacy,
     SetRole,
+    SetTier,
 )
-from chatd.store.port import Store
+from chatd.store.port import Audience, Privacy, Store, Tally
 
 Engine = Callable[[], AbstractAsyncContextManager[Store]]
 NOW = 1_700_000_000_000
@@ -74,6 +78,18 @@ def code(outcome: Outcome) -> str:
 
 class StoreConformance:
     """Every clause of ``chatd.store.port``."""
+
+    async def test_a_users_tier(self, engine: Engine) -> None:
+        """None at first; what was set comes with the account and with the next opening; for nobody it is refused."""
+        async with engine() as store:
+            await people(store, "a", "b")
+            opening = OpenDevice(user="a", device="d", create_user=True)
+            unset, done, opened, refused = await do(
+                store, opening, SetTier(user="a", tier="premium"), opening, SetTier(user="nobody", tier="premium")
+            )
+            assert (unset.tier, done, opened.tier, code(refused)) == ("", Done(), "premium", "not_found")
+            accounts = [await store.account(name) for name in ("a", "b")]
+            assert [account.tier for account in accounts if account is not None] == ["premium", ""]
 
     async def test_a_reply_is_to_an_event_of_the_log(self, engine: Engine) -> None:
         """One beyond the log is refused and changes nothing: no conversation is made for it, no cseq is used."""
@@ -340,9 +356,81 @@ class StoreConformance:
                 return (await store.standings(b.user_no, b.device_no))[0].cursor, item.read
 
             for delivered, read, expected in [(3, 0, (3, 0)), (2, 0, (3, 0)), (0, 4, (4, 4)), (0, 1, (4, 4)), (99, 99, (5, 5))]:
-                assert isinstance((await do(store, Mark(author=b, conv=made.conv, delivered=delivered, read=read)))[0], Done)
-                assert await where() == expected
+                before = await where()
+                (marked,) = await do(store, Mark(author=b, conv=made.conv, delivered=delivered, read=read))
+                assert isinstance(marked, Marked)
+                assert await where() == expected == (marked.delivered, marked.read)
+                assert (marked.had_delivered, marked.had_read, marked.moved) == (*before, before != expected)
+                assert (marked.conv, marked.dm, marked.members) == (made.conv, ("a", "b"), 2)
             assert isinstance((await do(store, Mark(author=c, conv=made.conv, delivered=1, read=1)))[0], Done)
+
+    async def test_marks_are_merged_over_devices(self, engine: Engine) -> None:
+        """A mark tells what the user has on all devices; members see it of each other; former members tell nothing."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            (tablet,) = await people(store, "b", device="tablet")
+            conv = await group(store, a, "b")
+            await do(store, *[message(a, n, conv) for n in range(1, 5)])
+            (high,) = await do(store, Mark(author=b, conv=conv, delivered=4, read=2))
+            (low, next_) = await do(
+                store, Mark(author=tablet, conv=conv, delivered=3, read=0), Mark(author=tablet, conv=conv, delivered=3, read=3)
+            )
+            assert (high.delivered, high.read, high.moved, high.members, high.dm) == (4, 2, True, 2, ())
+            assert (low.delivered, low.read, low.moved) == (4, 2, False)
+            assert (next_.delivered, next_.read, next_.moved) == (4, 3, True)
+            members = await store.members(a.user_no, conv)
+            assert members is not None
+            assert [(m.user, m.delivered, m.read) for m in members] == [("a", 0, 0), ("b", 4, 3)]
+            await do(store, RemoveMembers(author=a, conv=conv, users=("b",)))
+            assert (await do(store, Mark(author=b, conv=conv, delivered=6, read=6)))[0] == Done(conv)
+
+    async def test_tallies_count_the_others(self, engine: Engine) -> None:
+        """Of whoever's latest message lies in the range: how many of the other members have it; not who has left."""
+        async with engine() as store:
+            a, b, c, d = await people(store, "a", "b", "c", "d")
+            conv = await group(store, a, "b", "c", "d")
+            await do(store, message(a, 1, conv), message(b, 1, conv), message(a, 2, conv), message(d, 1, conv))
+            await do(store, *[Mark(author=who, conv=conv, delivered=4, read=read) for who, read in ((a, 4), (b, 3), (c, 4))])
+            found = sorted(await store.tallies(conv, 1, 4), key=lambda tally: tally.user)
+            assert found == [Tally("a", 4, 2, 1), Tally("b", 3, 2, 2)]
+            assert await store.tallies(conv, 3, 4) == [Tally("a", 4, 2, 1)]
+            assert await store.tallies(conv, 0, 1) == []
+            await do(store, RemoveMembers(author=a, conv=conv, users=("c",)))
+            assert await store.tallies(conv, 3, 4) == [Tally("a", 4, 1, 0)]
+            assert await store.tallies("absent", 0, 9) == []
+
+    async def test_who_may_know_of_whom(self, engine: Engine) -> None:
+        """Acquainted are members of one conversation, now; what is hidden is not told; ``last_seen`` never goes back."""
+        async with engine() as store:
+            a, b, c, d = await people(store, "a", "b", "c", "d")
+            conv = await group(store, a, "b", "c")
+            await do(store, message(a, 1, "@d"), NoteSeen(seen=(("b", 5), ("c", 6), ("d", 7), ("nobody", 1))))
+            await do(store, NoteSeen(seen=(("b", 3),)))
+
+            async def known(to: Author) -> list[tuple[str, int]]:
+                return sorted((k.user, k.last_seen) for k in await store.acquainted(to.user_no, ["b", "c", "d", "nobody"]))
+
+            assert await known(a) == [("b", 5), ("c", 6), ("d", 7)]
+            assert [user for user, _ in await known(d)] == ["d"]
+            (hidden,) = await do(store, SetPrivacy(author=b, last_seen=False))
+            assert (hidden.presence, hidden.last_seen) == (True, False)
+            (hidden,) = await do(store, SetPrivacy(author=c, presence=False))
+            assert (hidden.presence, hidden.last_seen) == (False, True)
+            assert await known(a) == [("b", 0), ("c", 0), ("d", 7)]
+            assert await store.privacies(["b", "c", "nobody"]) == {"b": Privacy(True, False), "c": Privacy(False, True)}
+            await do(store, RemoveMembers(author=a, conv=conv, users=("b",)))
+            assert await known(a) == [("c", 0), ("d", 7)]
+
+    async def test_audiences(self, engine: Engine) -> None:
+        """The two of a 1:1 conversation by name, a group by its size; of former members none."""
+        async with engine() as store:
+            a, b, _ = await people(store, "a", "b", "c")
+            conv = await group(store, a, "b", "c")
+            (dm,) = await do(store, message(b, 1, "@a"))
+            await do(store, RemoveMembers(author=a, conv=conv, users=("c",)))
+            assert await store.audiences([conv, dm.conv, "absent"]) == {
+                conv: Audience((), 2), dm.conv: Audience(("a", "b"), 2),
+            }  # fmt: skip
 
     async def test_a_new_device_begins_at_the_read_mark(self, engine: Engine) -> None:
         """I7: at the read mark, at most 1000 events back; a known device where it was."""

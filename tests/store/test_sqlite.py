@@ -29,6 +29,7 @@ from chatd.conversations.operations import (
 )
 from chatd.store.port import NewerSchema, Unavailable
 from tests.store.conformance import Engine, StoreConformance, do, group, message, people, whole
+from tests.store.conformance_devices import DevicesConformance
 
 
 @pytest.fixture
@@ -51,6 +52,10 @@ def open_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engine
 
 class TestSqlite(StoreConformance):
     """The contract."""
+
+
+class TestSqliteDevices(DevicesConformance):
+    """The contract, of devices and sessions."""
 
 
 async def test_the_file_is_private_and_synced(path: Path, engine: Any) -> None:

@@ -378,6 +378,8 @@ def _parse(reader: hiredis.Reader, data: bytes) -> list[Reply]:
 
 
 def _refusal(error: Reply) -> Refusal:
+    if str(error) == "ERR Function not found":  # FCALL has no error code of its own, as EVALSHA has
+        return Refusal.NO_SCRIPT
     return _REFUSALS.get(str(error).partition(" ")[0], Refusal.OTHER)
 
 

@@ -76,14 +76,21 @@ class Conversation:
 
 
 class Device:
-    """A device as the transaction sees it: the last cseq stored, and how often it was opened."""
+    """A device as the transaction sees it: the last cseq stored, and how often it was opened.
 
-    __slots__ = ("cseq", "epoch", "no")
+    ``ended``: sessions of a smaller epoch were signed out. ``gone``: signed out, and not back since. ``token``: the one
+    that it used last.
+    """
 
-    def __init__(self, no: int, cseq: int, epoch: int) -> None:
+    __slots__ = ("cseq", "ended", "epoch", "gone", "no", "token")
+
+    def __init__(self, no: int, cseq: int, epoch: int, ended: int, gone: int, token: bytes) -> None:
         self.no = no
         self.cseq = cseq
         self.epoch = epoch
+        self.ended = ended
+        self.gone = bool(gone)
+        self.token = token
 
 
 class CommitCache:
@@ -135,7 +142,7 @@ class CommitCache:
         """A device that exists."""
         device = self._devices.get(no)
         if device is None:
-            row = self.one("SELECT no, cseq, epoch FROM devices WHERE no = ?", no)
+            row = self.one("SELECT no, cseq, epoch, ended, gone, token FROM devices WHERE no = ?", no)
             device = self._devices.put(no, Device(*row))
         return device
 

@@ -13,27 +13,34 @@ import apsw
 import cbor2
 from chatd_protocol.codes import ErrorCode
 
+from chatd.adapters.sqlite.access import APPLY as APPLY_ACCESS
+from chatd.adapters.sqlite.access import Access
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
+from chatd.adapters.sqlite.changes import Changes
+from chatd.adapters.sqlite.signals import APPLY as APPLY_QUIET
+from chatd.adapters.sqlite.signals import Quiet
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     AddMembers,
     Appended,
     Author,
-    CreateAccount,
     CreateGroup,
-    DeviceOpened,
+    Delete,
     Done,
+    Edit,
     Event,
-    Mark,
-    OpenDevice,
+    Mute,
     Operation,
     Outcome,
+    Pin,
+    React,
     Refused,
     RemoveMembers,
     Rename,
     Repeated,
     Role,
     Send,
+    Sequenced,
     SetBlock,
     SetRole,
 )
@@ -44,38 +51,50 @@ ID_CHARACTERS = 16
 
 
 class Commit:
-    """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits."""
+    """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits.
+
+    ``redacted`` afterwards: whether it has taken something out of the store that must not be found in its file either.
+    """
 
     def __init__(
         self, connection: apsw.Connection, cache: CommitCache, now: int, *, max_members: int, max_devices: int,
-        new_device_events: int,
+        new_device_events: int, window_ms: int,
     ) -> None:
         self._connection = connection
         self._cache = cache
         self._now = now
         self._max_members = max_members
-        self._max_devices = max_devices
-        self._new_device_events = new_device_events
+        self._window_ms = window_ms
+        self.redacted = False
         self._rows: list[tuple[object, ...]] = []
+        self._replies: list[tuple[int, int, int, int]] = []
+        self._roots: dict[tuple[int, int], int] = {}
+        self._mentions: list[tuple[int, int, int]] = []
         self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
         self._devices: dict[int, Device] = {}
+        self._quiet = Quiet(connection, cache)
+        self._access = Access(
+            connection, cache, now, self._devices, self._moved, max_devices=max_devices, new_device_events=new_device_events
+        )
 
     def apply(self, operation: Operation) -> Outcome:
         """Carry out one operation, or refuse it and change nothing."""
         kind = type(operation)
         if kind is Send:
             return self._send(cast("Send", operation))
+        author: Author | None = getattr(operation, "author", None)
+        if author is not None and author.epoch < self._cache.device(author.device_no).ended:
+            return rules.SIGNED_OUT
+        if (act := APPLY_ACCESS.get(kind)) is not None:
+            return cast("Outcome", act(self._access, operation))
+        if (act := APPLY_QUIET.get(kind)) is not None:
+            return cast("Outcome", act(self._quiet, operation))
         return cast("Outcome", _APPLY[kind](self, operation))
 
     def flush(self) -> None:
         """Write what was gathered."""
-        if self._rows:
-            self._connection.executemany(
-                "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                cast("Any", self._rows),
-            )
+        self._write_events()
         if self._moved:
             self._connection.executemany(
                 "UPDATE conversations SET head = ?, newest = ?, title = ? WHERE no = ?",
@@ -86,6 +105,23 @@ class Commit:
                 "UPDATE devices SET cseq = ?, epoch = ? WHERE no = ?",
                 [(device.cseq, device.epoch, device.no) for device in self._devices.values()],
             )
+
+    def _write_events(self) -> None:
+        if self._rows:
+            self._connection.executemany(
+                "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                cast("Any", self._rows),
+            )
+            self._rows.clear()
+        if self._replies:
+            self._connection.executemany(
+                "INSERT INTO replies (conv, seq, parent, root) VALUES (?, ?, ?, ?)", self._replies
+            )
+            self._replies.clear()
+        if self._mentions:
+            self._connection.executemany("INSERT INTO mentions (user, conv, seq) VALUES (?, ?, ?)", self._mentions)
+            self._mentions.clear()
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -107,24 +143,61 @@ class Commit:
     def _send(self, send: Send) -> Outcome:
         author = send.author
         device = self._cache.device(author.device_no)
-        if send.cseq <= device.cseq:
-            return self._repeat(send)
-        if author.epoch != device.epoch:
-            return rules.REPLACED
-        if send.cseq > device.cseq + 1:
-            return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
+        if send.cseq != device.cseq + 1 or author.epoch != device.epoch:
+            return self._out_of_turn(send, device)
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
         if send.reply_to > found.head:
             return rules.NO_SUCH_EVENT
         event = self._append(found, author, "message", send.payload, cseq=send.cseq, digest=send.digest)
+        if send.reply_to:
+            self._file_reply(found.no, event.seq, send.reply_to)
+        if send.mentions:
+            self._file_mentions(found, event.seq, send)
         self._sends[author.device_no, send.cseq] = (send.digest, event)
         device.cseq = send.cseq
         self._devices[device.no] = device
         return Appended(found.id, (event,), found.dm)
 
-    def _repeat(self, send: Send) -> Outcome:
+    def _change(self, change: Edit | Delete | React) -> Outcome:
+        """Numbered as a send is, and an event as that is."""
+        author = change.author
+        device = self._cache.device(author.device_no)
+        if change.cseq != device.cseq + 1 or author.epoch != device.epoch:
+            return self._out_of_turn(change, device)
+        changes = self._changes()
+        match change:
+            case Edit():
+                made = changes.edit(change)
+            case Delete():
+                made = changes.delete(change)
+            case React():
+                made = changes.react(change)
+        if isinstance(made, Refused):
+            return made
+        conversation, event = made
+        if isinstance(change, Delete):
+            self.redacted = True
+            self._sends.clear()  # some of their digests are gone from the rows, which are all written now
+        self._sends[author.device_no, change.cseq] = (change.digest, event)
+        device.cseq = change.cseq
+        self._devices[device.no] = device
+        return Appended(conversation.id, (event,), conversation.dm)
+
+    def _changes(self) -> Changes:
+        self._write_events()
+        return Changes(self._connection, self._cache, self._append, self._now, window_ms=self._window_ms)
+
+    def _out_of_turn(self, sent: Sequenced, device: Device) -> Outcome:
+        """The answer to what does not carry the next number of a device's newest session."""
+        if sent.cseq <= device.cseq:
+            return self._repeat(sent)
+        if sent.author.epoch != device.epoch:
+            return rules.SIGNED_OUT if sent.author.epoch < device.ended else rules.REPLACED
+        return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
+
+    def _repeat(self, send: Sequenced) -> Outcome:
         staged = self._sends.get((send.author.device_no, send.cseq))
         if staged is not None:
             digest, conv, seq, at = staged[0], staged[1].conv, staged[1].seq, staged[1].at
@@ -135,9 +208,23 @@ class Commit:
                 send.author.device_no, send.cseq,
             )  # fmt: skip
             digest, conv, seq, at = row
-        if digest != send.digest:
+        if digest and digest != send.digest:  # none: deleted since, and nobody knows any more what it said
             return Refused(ErrorCode.CSEQ_REUSED, "cseq: stored before with other content")
         return Repeated(send.cseq, conv, seq, at)
+
+    def _file_reply(self, conv: int, seq: int, parent: int) -> None:
+        """So that its thread is found by what the thread began with, and by what it replies to."""
+        root = self._roots.get((conv, parent))
+        if root is None:
+            row = self._cache.one("SELECT root FROM replies WHERE conv = ? AND seq = ?", conv, parent)
+            root = parent if row is None else cast("int", row[0])
+        self._roots[conv, seq] = root
+        self._replies.append((conv, seq, parent, root))
+
+    def _file_mentions(self, conversation: Conversation, seq: int, send: Send) -> None:
+        # Of members only: to others it never is unread, for who joins later begins to read at their ``joined``.
+        users = {self._cache.user(name) for name in send.mentions} - {send.author.user_no}
+        self._mentions += [(user, conversation.no, seq) for user in users if user in conversation.members]
 
     def _addressed(self, send: Send) -> Conversation | Refused:
         """The conversation that a send goes to, made if it is the first between two users."""
@@ -288,35 +375,23 @@ class Commit:
         event = self._append(conversation, rename.author, "renamed", cbor2.dumps({"title": rename.title}))
         return Appended(conversation.id, (event,))
 
-    # --- marks, blocks, devices, accounts -------------------------------------------------------
+    def _pin(self, pin: Pin) -> Outcome:
+        made = self._changes().pin(pin)
+        if isinstance(made, Done | Refused):
+            return made
+        conversation, event = made
+        return Appended(conversation.id, (event,), conversation.dm)
 
-    def _mark(self, mark: Mark) -> Outcome:
-        conversation = self._cache.conversation(mark.conv)
-        author = mark.author
-        place = None if conversation is None else self._place(conversation, author.user_no)
-        if conversation is None or place is None:
-            return Done()
-        joined, last = place
-        read = min(mark.read, last)
-        delivered = min(max(mark.delivered, mark.read), last)
+    def _mute(self, mute: Mute) -> Outcome:
+        conversation = self._cache.conversation(mute.conv)
+        if conversation is None or conversation.role(mute.author.user_no) is None:
+            return rules.NOT_FOUND
         self._connection.execute(
-            "INSERT INTO cursors (device, conv, seq) VALUES (?1, ?2, max(?3, ?4 - 1))"
-            " ON CONFLICT (device, conv) DO UPDATE SET seq = max(seq, ?3)",
-            (author.device_no, conversation.no, delivered, joined),
-        )
-        self._connection.execute(
-            "UPDATE members SET read = max(read, ?1), delivered = max(delivered, ?2) WHERE conv = ?3 AND user = ?4",
-            (read, delivered, conversation.no, author.user_no),
+            "UPDATE members SET muted = ? WHERE conv = ? AND user = ?", (mute.until, conversation.no, mute.author.user_no)
         )
         return Done(conversation.id)
 
-    def _place(self, conversation: Conversation, user: int) -> tuple[int, int] | None:
-        """Where a user's own part of the log begins and ends: a former member's at their ``left`` event, which their
-        devices confirm, too; without that it would be replayed at every hello."""
-        if (entry := conversation.members.get(user)) is not None:
-            return entry[1], conversation.head
-        row = self._cache.one("SELECT joined, left FROM members WHERE conv = ? AND user = ?", conversation.no, user)
-        return None if row is None else (row[0], row[1])
+    # --- blocks --------------------------------------------------------------------------
 
     def _set_block(self, block: SetBlock) -> Outcome:
         user = self._cache.user(block.user)
@@ -330,61 +405,17 @@ class Commit:
         self._cache.set_block(*pair, block.on)
         return Done()
 
-    def _open_device(self, opening: OpenDevice) -> Outcome:
-        user = self._cache.user(opening.user)
-        if user is None:
-            if not opening.create_user:
-                return Refused(ErrorCode.UNAUTHENTICATED, "no such user")
-            self._connection.execute("INSERT INTO users (name, password_hash) VALUES (?, '')", (opening.user,))
-            user = self._connection.last_insert_rowid()
-        row = self._cache.one("SELECT no FROM devices WHERE user = ? AND name = ?", user, opening.device)
-        if row is not None:
-            return self._opened(user, opening.user, row[0])
-        if self._cache.one("SELECT count(*) FROM devices WHERE user = ?", user)[0] >= self._max_devices:
-            return Refused(ErrorCode.TOO_MANY_DEVICES, f"devices: at most {self._max_devices} a user")
-        return self._opened(user, opening.user, self._make_device(user, opening.device))
-
-    def _opened(self, user: int, name: str, no: int) -> DeviceOpened:
-        device = self._cache.device(no)
-        device.epoch += 1
-        self._devices[no] = device
-        return DeviceOpened(Author(user, name, no, device.epoch), device.cseq)
-
-    def _make_device(self, user: int, name: str) -> int:
-        self._connection.execute("INSERT INTO devices (user, name) VALUES (?, ?)", (user, name))
-        device = self._connection.last_insert_rowid()
-        heads = {c.no: c.head for c in self._moved.values()}  # not written yet, and this batch may have moved them
-        rows = self._connection.execute(
-            "SELECT m.conv, m.read, m.first, coalesce(m.left, c.head) FROM members m"
-            " JOIN conversations c ON c.no = m.conv WHERE m.user = ?",
-            (user,),
-        ).fetchall()
-        self._connection.executemany(
-            "INSERT INTO cursors (device, conv, seq) VALUES (?, ?, ?)",
-            [
-                (device, conv, max(read, max(last, heads.get(conv, 0)) - self._new_device_events, first - 1))
-                for conv, read, first, last in cast("list[tuple[int, int, int, int]]", rows)
-            ],
-        )
-        return device
-
-    def _create_account(self, create: CreateAccount) -> Outcome:
-        if self._cache.user(create.user) is not None:
-            return Refused(ErrorCode.NAME_TAKEN, "name: taken")
-        self._connection.execute(
-            "INSERT INTO users (name, password_hash) VALUES (?, ?)", (create.user, create.password_hash)
-        )
-        return Done()
-
 
 _APPLY: dict[type, Any] = {
+    Edit: Commit._change,
+    Delete: Commit._change,
+    React: Commit._change,
+    Pin: Commit._pin,
+    Mute: Commit._mute,
     CreateGroup: Commit._create_group,
     AddMembers: Commit._add,
     RemoveMembers: Commit._remove,
     SetRole: Commit._set_role,
     Rename: Commit._rename,
-    Mark: Commit._mark,
     SetBlock: Commit._set_block,
-    OpenDevice: Commit._open_device,
-    CreateAccount: Commit._create_account,
 }

@@ -42,6 +42,8 @@ def open_connection(path: Path, *, busy_ms: int, read_only: bool) -> apsw.Connec
         connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, and not only forgotten
     return connection
 
 

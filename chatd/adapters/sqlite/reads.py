@@ -12,14 +12,25 @@ from typing import Any, cast
 import apsw
 
 from chatd.conversations.operations import Event
-from chatd.store.port import Account, Changes, Item, Member, Page, Standing
+from chatd.store.port import (
+    LISTED_DEVICES,
+    Account,
+    Changes,
+    DeviceEntry,
+    Endings,
+    Item,
+    Member,
+    Page,
+    Standing,
+)
 
 CHANGED_EVENTS = 10_000
+ENDINGS_AT_ONCE = 1000
 
 _EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
 _VISIBLE = """
     SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first, m.joined,
-           coalesce(m.left, c.head) AS last, m.read, m.delivered, m.user
+           coalesce(m.left, c.head) AS last, m.read, m.delivered, m.muted, m.user
     FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1
 """
 _STANDING = "v.id, v.kind, v.member, v.first, v.last, coalesce(p.seq, v.joined - 1)"
@@ -42,6 +53,9 @@ _LISTED = f"""
 _UNREAD = """(
     SELECT count(*) FROM events x WHERE x.conv = w.no AND x.seq > max(w.read, w.first - 1) AND x.seq <= w.last
     AND x.kind = 'message' AND x.sender <> ?1 AND NOT x.deleted)"""
+_MENTIONS = """(
+    SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > max(w.read, w.first - 1)
+    AND x.seq <= w.last)"""
 _NAMES = """(
     SELECT json_group_array(o.name) FROM members m JOIN users o ON o.no = m.user WHERE w.kind = 'dm' AND m.conv = w.no)"""
 _NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
@@ -150,7 +164,8 @@ def conversations(
 ) -> tuple[list[Item], str | None]:
     """``after``: of ``parse_cursor``. One statement, and not three for each item: on a busy node those were 0.6 s."""
     found = rows(
-        connection, f"w.no, w.newest, w.rows, w.kind, w.title, w.last, w.read, w.delivered, {_UNREAD}, {_NAMES}, {_NEWEST}",
+        connection, f"w.no, w.newest, w.rows, w.kind, w.title, w.last, w.read, w.delivered, {_UNREAD}, {_MENTIONS},"
+        f" w.muted, {_NAMES}, {_NEWEST}",
         f"FROM ({_LISTED}) w LEFT JOIN events e ON e.conv = w.no AND e.seq = w.last LEFT JOIN users u ON u.no = e.sender"
         " WHERE w.place = 1 OR w.place <= ?4 AND w.total <= ?5 ORDER BY w.place",
         user_no, *after, limit, max_bytes,
@@ -170,9 +185,9 @@ def parse_cursor(cursor: str | None) -> tuple[int, int]:
 
 
 def _item(row: list[Any]) -> Item:
-    _, _, _, kind, title, last, read, delivered, unread, names, *newest = row
+    _, _, _, kind, title, last, read, delivered, unread, mentions, muted, names, *newest = row
     event = None if newest[1] is None else _event(newest)
-    return Item(newest[0], kind, title, sorted(json.loads(names)), last, event, read, delivered, unread)
+    return Item(newest[0], kind, title, sorted(json.loads(names)), last, event, read, delivered, unread, mentions, muted)
 
 
 def members(connection: apsw.Connection, user_no: int, conv: str) -> list[Member] | None:
@@ -180,10 +195,10 @@ def members(connection: apsw.Connection, user_no: int, conv: str) -> list[Member
     if not seen:
         return None
     found = rows(
-        connection, "u.name, m.role, m.joined",
+        connection, "u.name, m.role, m.joined, m.delivered, m.read",
         "FROM members m JOIN users u ON u.no = m.user WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name", seen[0][0],
     )  # fmt: skip
-    return [Member(user, role, joined) for user, role, joined in found]
+    return [Member(*row) for row in found]
 
 
 def blocked(connection: apsw.Connection, user_no: int) -> list[str]:
@@ -192,5 +207,26 @@ def blocked(connection: apsw.Connection, user_no: int) -> list[str]:
 
 
 def account(connection: apsw.Connection, name: str) -> Account | None:
-    found = rows(connection, "no, password_hash", "FROM users WHERE name = ?1", name)
-    return Account(found[0][0], found[0][1]) if found else None
+    found = rows(connection, "no, password_hash, generation, tier", "FROM users WHERE name = ?1", name)
+    return Account(*found[0]) if found else None
+
+
+def devices(connection: apsw.Connection, user_no: int, now: int) -> list[DeviceEntry]:
+    found = rows(
+        connection, "d.name, d.agent, d.used, n.until IS NOT NULL",
+        "FROM devices d LEFT JOIN nodes n ON n.id = d.node AND n.until > ?2"
+        " WHERE d.user = ?1 AND NOT d.gone ORDER BY d.used DESC, d.no DESC LIMIT ?3",
+        user_no, now, LISTED_DEVICES,
+    )  # fmt: skip
+    return [DeviceEntry(name, agent, used, bool(online)) for name, agent, used, online in found]
+
+
+def endings(connection: apsw.Connection, token: int) -> Endings:
+    found = rows(
+        connection, "e.no, u.name, e.device, e.epoch",
+        "FROM endings e JOIN devices d ON d.no = e.device JOIN users u ON u.no = d.user WHERE e.no > ?1"
+        " ORDER BY e.no LIMIT ?2",
+        token, ENDINGS_AT_ONCE,
+    )  # fmt: skip
+    ended = [(user, device, epoch) for _, user, device, epoch in found]
+    return Endings(ended, found[-1][0] if found else token, len(found) == ENDINGS_AT_ONCE)

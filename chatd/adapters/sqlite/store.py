@@ -15,20 +15,44 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 import apsw
 import structlog
 import trio
 
-from chatd.adapters.sqlite import reads
+from chatd.adapters.sqlite import current, reads, search, signals
 from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
+from chatd.adapters.sqlite.readers import Readers
+from chatd.adapters.sqlite.search_index import SearchIndex, index_faults
 from chatd.conversations.operations import Event, Operation, Outcome
-from chatd.store.port import LIST_BYTES, LOG_BYTES, Account, Changes, Item, Member, Page, Standing, Unavailable
+from chatd.store.port import (
+    LIST_BYTES,
+    LOG_BYTES,
+    Account,
+    Acquaintance,
+    Audience,
+    Changes,
+    DeviceEntry,
+    Endings,
+    Item,
+    Matches,
+    Member,
+    Page,
+    Privacy,
+    Search,
+    Standing,
+    Tally,
+    Unavailable,
+)
 
 READERS = 2
+SCRUB_AGAIN_SECONDS = 1.0
+SEARCHERS = 2
+"""Of their own: a search may take a hundred times as long as a page of history, which must not wait for it."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -37,15 +61,24 @@ log = structlog.get_logger()
 class SqliteStore:
     """Implements ``chatd.store.port.Store``; made by ``open_store``."""
 
-    def __init__(self, path: Path, *, max_members: int, max_devices: int, busy_ms: int, new_device_events: int) -> None:
+    def __init__(
+        self, path: Path, *, max_members: int, max_devices: int, busy_ms: int, new_device_events: int,
+        window_ms: int,
+    ) -> None:  # fmt: skip
         self._path = path
         self._max_members = max_members
         self._max_devices = max_devices
         self._new_device_events = new_device_events
+        self._window_ms = window_ms
+        self._unscrubbed = False
+        self._scrub_next = 0.0
         self._busy_ms = busy_ms
         self._writing = trio.CapacityLimiter(1)
-        self._reading = trio.CapacityLimiter(READERS)
-        self._idle: list[apsw.Connection] = []
+        self._readers = Readers(self._open_reader, READERS)
+        self._idle = self._readers.idle
+        self._index = SearchIndex(path, busy_ms=busy_ms)
+        self._indexing = trio.CapacityLimiter(1)
+        self._searchers = Readers(self._open_searcher, SEARCHERS)
         self._connect()
 
     def _connect(self) -> None:
@@ -64,11 +97,12 @@ class SqliteStore:
                 self._cache.begin()
                 commit = Commit(
                     self._connection, self._cache, now, max_members=self._max_members, max_devices=self._max_devices,
-                    new_device_events=self._new_device_events,
+                    new_device_events=self._new_device_events, window_ms=self._window_ms,
                 )  # fmt: skip
                 outcomes = [commit.apply(operation) for operation in operations]
                 commit.flush()
-            await trio.to_thread.run_sync(self._execute, "COMMIT", limiter=self._writing)
+            self._unscrubbed |= commit.redacted
+            await trio.to_thread.run_sync(self._end_commit, limiter=self._writing)
         except BaseException as fault:
             self._recover(fault)
             raise
@@ -95,6 +129,23 @@ class SqliteStore:
         with translated():
             self._connection.execute(sql)
 
+    def _end_commit(self) -> None:
+        self._execute("COMMIT")
+        if self._unscrubbed and monotonic() >= self._scrub_next:
+            self._scrub()
+
+    def _scrub(self) -> None:
+        """What was deleted is overwritten in the file, but stands in the write-ahead log until that is written over. With a
+        reader or another process in the way it stays until a later commit, a second or more from then: each try writes out what
+        it can, with an fsync. Nobody waits for it."""
+        try:
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+        except apsw.Error as fault:
+            log.warning("store.not_scrubbed", reason=str(fault))
+        else:
+            self._unscrubbed = bool(busy)
+            self._scrub_next = monotonic() + SCRUB_AGAIN_SECONDS if busy else 0.0
+
     def _recover(self, fault: BaseException) -> None:
         """Nothing of a failed commit may stay: not in the transaction, not in what is remembered."""
         self._cache.forget()
@@ -109,30 +160,14 @@ class SqliteStore:
             log.warning("store.not_reopened", reason=str(second))
 
     async def _read(self, query: Callable[..., T], *values: object) -> T:
-        """Run a query in a reader thread, on a connection of its own, in one snapshot."""
+        return await self._readers.read(query, *values)
 
-        def run() -> T:
-            with translated():
-                connection = self._take_reader()
-                try:
-                    connection.execute("BEGIN")
-                    found = query(connection, *values)
-                    connection.execute("ROLLBACK")
-                except BaseException:
-                    # Not rolled back: after an I/O error SQLite has done so by itself, and a second ROLLBACK would raise
-                    # in the error's place. Not kept: what its cache holds is not trusted.
-                    connection.close(True)
-                    raise
-                self._idle.append(connection)
-                return found
+    def _open_reader(self) -> apsw.Connection:
+        return open_connection(self._path, busy_ms=self._busy_ms, read_only=True)
 
-        return await trio.to_thread.run_sync(run, limiter=self._reading)
-
-    def _take_reader(self) -> apsw.Connection:
-        try:
-            return self._idle.pop()  # not looked at first: another thread may take the last one in between
-        except IndexError:
-            return open_connection(self._path, busy_ms=self._busy_ms, read_only=True)
+    def _open_searcher(self) -> apsw.Connection:
+        self._index.prepare()
+        return search.attach(self._open_reader(), str(self._index.path))
 
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """See the port."""
@@ -165,9 +200,59 @@ class SqliteStore:
         # Parsed here, for a reader is closed after any error, and a client may send what cursors it likes.
         return await self._read(reads.conversations, user_no, reads.parse_cursor(cursor), limit, max_bytes)
 
+    async def thread(
+        self, user_no: int, conv: str, seq: int, *, after: int | None, before: int | None, limit: int, max_bytes: int
+    ) -> Page | None:
+        """See the port."""
+        return await self._read(current.thread, user_no, conv, seq, after, before, limit, max_bytes)
+
+    async def pins(self, user_no: int, conv: str, *, after: int, max_bytes: int) -> Page | None:
+        """See the port."""
+        return await self._read(current.pins, user_no, conv, after, max_bytes)
+
     async def members(self, user_no: int, conv: str) -> list[Member] | None:
         """See the port."""
         return await self._read(reads.members, user_no, conv)
+
+    async def audiences(self, convs: Sequence[str]) -> dict[str, Audience]:
+        """See the port."""
+        return await self._read(signals.audiences, convs)
+
+    async def tallies(self, conv: str, low: int, high: int) -> list[Tally]:
+        """See the port."""
+        return await self._read(signals.tallies, conv, low, high)
+
+    async def acquainted(self, user_no: int, names: Sequence[str]) -> list[Acquaintance]:
+        """See the port."""
+        return await self._read(signals.acquainted, user_no, names)
+
+    async def privacies(self, names: Sequence[str]) -> dict[str, Privacy]:
+        """See the port."""
+        return await self._read(signals.privacies, names)
+
+    async def devices(self, user_no: int, now: int) -> list[DeviceEntry]:
+        """See the port."""
+        return await self._read(reads.devices, user_no, now)
+
+    async def endings(self, token: int) -> Endings:
+        """See the port."""
+        return await self._read(reads.endings, token)
+
+    async def search(
+        self, user_no: int, wanted: Search, *, cursor: str | None, limit: int, max_bytes: int
+    ) -> tuple[list[Event], str | None] | None:
+        """See the port."""
+        upto, offset = search.parse_cursor(cursor, ranked=wanted.ranked)
+        with index_faults(self._index.path):
+            return await self._searchers.read(search.search, user_no, wanted, upto, offset, limit, max_bytes)
+
+    async def index(self) -> int:
+        """See the port."""
+        return await trio.to_thread.run_sync(self._index.advance, limiter=self._indexing)
+
+    async def find(self, user_no: int, text: str, *, conv: str | None, limit: int) -> Matches | None:
+        """See the port."""
+        return await self._read(search.find, user_no, text, conv, limit)
 
     async def blocked(self, user_no: int) -> list[str]:
         """See the port."""
@@ -179,21 +264,27 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close every connection; nothing may be in flight."""
-        for connection in (*self._idle, self._connection):
-            connection.close()
+        self._readers.close()
+        self._searchers.close()
+        self._index.close()
+        self._connection.close()
 
 
 @asynccontextmanager
 async def open_store(
     path: Path, *, max_members: int = 1000, max_devices: int = 100, busy_seconds: float = 5.0,
-    new_device_events: int = 1000,
+    new_device_events: int = 1000, window_ms: int = 24 * 3600 * 1000,
 ) -> AsyncIterator[SqliteStore]:
-    """Open (and migrate) the file; close it at the end. Raises NewerSchema, Unavailable."""
+    """Open (and migrate) the file; close it at the end. Raises NewerSchema, Unavailable.
+
+    ``window_ms``: for how long one may edit and delete one's own messages.
+    """
     busy_ms = int(busy_seconds * 1000)
     await trio.to_thread.run_sync(partial(migrate, path, busy_ms=busy_ms))
     store = SqliteStore(
-        path, max_members=max_members, max_devices=max_devices, busy_ms=busy_ms, new_device_events=new_device_events
-    )
+        path, max_members=max_members, max_devices=max_devices, busy_ms=busy_ms, new_device_events=new_device_events,
+        window_ms=window_ms,
+    )  # fmt: skip
     try:
         yield store
     finally:

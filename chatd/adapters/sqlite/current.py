@@ -1,0 +1,116 @@
+"""Messages as they are now: the pages of threads and pins, with each message's latest body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+import cbor2
+
+from chatd.adapters.sqlite.reads import rows
+from chatd.conversations.operations import Event
+from chatd.conversations.rules import MAX_PINS
+from chatd.store.port import Page
+
+THREAD_EVENTS = 5000
+"""Of a thread that begins with a reply. One that begins with a message of its own is in an index, however long."""
+
+_PLACE = """
+    FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1 AND c.id = ?2 AND m.left IS NULL
+"""
+_LATEST = "(SELECT max(d.seq) FROM edits d WHERE d.conv = ?1 AND d.target = x.seq)"
+_SIZED = f"""
+    SELECT b.*, sum(b.size) OVER way AS total, row_number() OVER way AS place, count(*) OVER () AS found FROM (
+        SELECT x.no, x.seq, l.no AS latest, coalesce(length(l.payload), length(x.payload)) + 100 AS size
+        FROM ({{candidates}}) t CROSS JOIN events x ON x.conv = ?1 AND x.seq = t.seq
+        LEFT JOIN events l ON l.conv = ?1 AND l.seq = {_LATEST}
+        ORDER BY x.seq {{way}} LIMIT ?4 + 1) b
+    WINDOW way AS (ORDER BY b.seq {{way}})
+"""  # noqa: S608
+# This module's own texts alone; values are always bound.
+_PINNED = "SELECT p.target AS seq FROM pins p WHERE p.conv = ?1 AND p.target BETWEEN ?2 AND ?3"
+_THREAD = """
+    SELECT ?6 AS seq WHERE ?6 BETWEEN ?2 AND ?3
+    UNION ALL
+    SELECT r.seq FROM replies r WHERE r.conv = ?1 AND r.root = ?6 AND r.seq BETWEEN ?2 AND ?3
+    ORDER BY seq {way} LIMIT ?4 + 1
+"""
+# From each message to its first reply and to its next sibling: two rows a step, in order of seq, so that the bound bounds
+# the work; all replies of each at once would be a million for a message that has so many.
+_BRANCH = f"""
+    WITH RECURSIVE walk (seq, parent) AS (
+        SELECT ?6, 0
+        UNION ALL
+        SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.seq AND r.seq = (
+            SELECT min(f.seq) FROM replies f WHERE f.conv = ?1 AND f.parent = w.seq)
+        UNION ALL
+        SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.parent AND r.seq = (
+            SELECT min(n.seq) FROM replies n WHERE n.conv = ?1 AND n.parent = w.parent AND n.seq > w.seq)
+        ORDER BY 1 LIMIT {THREAD_EVENTS})
+    SELECT seq FROM walk WHERE seq BETWEEN ?2 AND ?3
+"""  # noqa: S608
+
+
+def thread(
+    connection: apsw.Connection, user_no: int, conv: str, seq: int, after: int | None, before: int | None, limit: int,
+    max_bytes: int,
+) -> Page | None:  # fmt: skip
+    place = _place(connection, user_no, conv)
+    if place is None:
+        return None
+    no, first, last = place
+    begun = rows(
+        connection, "e.kind, r.seq",
+        "FROM events e LEFT JOIN replies r ON r.conv = e.conv AND r.seq = e.seq WHERE e.conv = ?1 AND e.seq = ?2", no, seq,
+    )  # fmt: skip
+    if not begun or begun[0][0] != "message" or not first <= seq <= last:
+        return None
+    candidates = _THREAD if begun[0][1] is None else _BRANCH
+    if after is not None:
+        events, more = _page(connection, candidates, no, max(first, after + 1), last, "ASC", limit, max_bytes, seq)
+        return Page(events, last, more, member=True)
+    high = last if before is None else min(last, before - 1)
+    events, more = _page(connection, candidates, no, first, high, "DESC", limit, max_bytes, seq)
+    return Page(events[::-1], last, more, member=True)
+
+
+def pins(connection: apsw.Connection, user_no: int, conv: str, after: int, max_bytes: int) -> Page | None:
+    place = _place(connection, user_no, conv)
+    if place is None:
+        return None
+    no, first, last = place
+    events, more = _page(connection, _PINNED, no, max(first, after + 1), last, "ASC", MAX_PINS, max_bytes)
+    return Page(events, last, more, member=True)
+
+
+def _place(connection: apsw.Connection, user_no: int, conv: str) -> tuple[int, int, int] | None:
+    """Number, first and last event of a conversation of one's own."""
+    found = rows(connection, "c.no, m.first, c.head", _PLACE, user_no, conv)
+    return (found[0][0], found[0][1], found[0][2]) if found else None
+
+
+def _page(
+    connection: apsw.Connection, candidates: str, no: int, low: int, high: int, way: str, limit: int, max_bytes: int,
+    *more: object,
+) -> tuple[list[Event], bool]:  # fmt: skip
+    """Those of ``candidates``, at most ``limit`` and ``max_bytes`` of payload from that end, but at least one; and whether
+    there are more. As in ``reads._events`` the sizes are summed before a payload is read."""
+    sized = _SIZED.format(candidates=candidates.format(way=way), way=way)
+    found = rows(
+        connection,
+        "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq, l.seq, hex(l.payload), s.found",
+        f"FROM ({sized}) s CROSS JOIN events e ON e.no = s.no LEFT JOIN events l ON l.no = s.latest"
+        " JOIN conversations c ON c.no = e.conv JOIN users u ON u.no = e.sender"
+        f" WHERE s.place = 1 OR s.place <= ?4 AND s.total <= ?5 ORDER BY e.seq {way}",
+        no, low, high, limit, max_bytes, *more,
+    )  # fmt: skip
+    return [as_it_is(row) for row in found], bool(found) and len(found) < found[0][-1]
+
+
+def as_it_is(row: list[Any]) -> Event:
+    """Of an event's columns, then the ``seq`` and payload of its newest edit, and one more."""
+    conv, seq, at, sender, kind, payload, device, cseq, edited, latest, _ = row
+    said = bytes.fromhex(payload)
+    if edited is not None:
+        said = cbor2.dumps(cbor2.loads(said) | {"body": cbor2.loads(bytes.fromhex(latest))["body"], "edited": edited})
+    return Event(conv, seq, at, sender, kind, said, device, cseq)

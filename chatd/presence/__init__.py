@@ -1,0 +1,1 @@
+"""Who is there: leases in Redis, and what their watchers are told."""

@@ -1,0 +1,58 @@
+"""A user who is watched by sessions of this node: what each node says of them, and what the watchers were told. Pure."""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+from chatd.presence.status import NOWHERE, State, Status, merge_states, told
+
+W = TypeVar("W")
+
+
+class Held(NamedTuple):
+    """A lease as another node knows it: good until ``until``, in seconds of this node's clock."""
+
+    state: State
+    until: float
+
+
+class Watched(Generic[W]):
+    """``W`` is whatever stands for a session. ``seen``: the last that was heard of, 0 where it is hidden or not known."""
+
+    __slots__ = ("frames", "leases", "seen", "told", "told_at", "watchers")
+
+    def __init__(self) -> None:
+        self.watchers: list[W] = []
+        self.leases: dict[str, Held] = {}
+        self.seen = 0
+        self.told: State | None = None
+        self.told_at = float("-inf")
+        self.frames: dict[object, bytes] = {}
+
+    def hold(self, node: str, state: State, until: float) -> None:
+        """What a node says; ``offline`` ends its lease."""
+        self.seen = max(self.seen, state.seen) if state.seen else 0
+        if state.status is Status.OFFLINE:
+            self.leases.pop(node, None)
+        else:
+            self.leases[node] = Held(state, until)
+
+    def expire(self, now: float, node: str) -> None:
+        """Let go of the leases that have run out, but of this ``node``'s own."""
+        for name in [name for name, held in self.leases.items() if held.until <= now and name != node]:
+            del self.leases[name]
+
+    def extend(self, until: float) -> None:
+        """Nobody could renew meanwhile: no lease runs out earlier."""
+        self.leases = {name: Held(held.state, max(held.until, until)) for name, held in self.leases.items()}
+
+    def state(self) -> State:
+        """What is to be told, all nodes together."""
+        merged = merge_states(held.state for held in self.leases.values())
+        if merged is NOWHERE:
+            return State(Status.OFFLINE, self.seen)
+        return told(merged)
+
+    def look_at(self, now: float, interval: float) -> float:
+        """When to read the leases again: after ``interval`` seconds, or when the first runs out."""
+        return min([now + interval, *(max(held.until, now) for held in self.leases.values())])

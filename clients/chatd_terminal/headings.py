@@ -1,0 +1,64 @@
+"""The title above the messages and the status below them, in words. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatd_terminal.markup import date
+
+if TYPE_CHECKING:
+    from chatd_terminal.chat import Chat
+    from chatd_terminal.markup import Markup, Style
+    from chatd_terminal.view_model import Model
+
+MAX_REASON = 60
+MAX_TYPISTS = 3
+
+
+def title_text(model: Model, chat: Chat, style: Style) -> str:
+    """What is open, and who is there."""
+    where = f" {style.text(chat.name())}"
+    if model.thread is not None:
+        return f"{where} · thread · Esc: back"
+    others = chat.others()
+    if chat.kind == "dm" and others:
+        where += _presence(model, others[0])
+    elif chat.members:
+        there = sum(model.status(user) == "online" for user in others) + (model.connection.state == "live")
+        where += f"  ({len(chat.members)} members, {there} online)" if model.presence else f"  ({len(chat.members)} members)"
+    where += "  muted" if chat.muted else ""
+    where += "  you are no longer a member" if chat.left else ""
+    return where + ("  · older messages · End: the newest" if chat.anchor is not None else "")
+
+
+def _presence(model: Model, user: str) -> str:
+    known = model.presence.get(user)
+    if known is None:
+        return ""
+    if known.status == "online" or not isinstance(known.last_seen, int):
+        return f" · {known.status}"
+    return f" · {known.status}, last seen {date(known.last_seen)}"
+
+
+def status_text(model: Model, style: Style, now: float, *, alone: bool) -> Markup:
+    """One's own name, the connection, what waits, who types. ``alone``: there is no list to show what is unread."""
+    unread = model.unread_elsewhere() if alone else 0
+    waiting = model.waiting()
+    words = f" {model.me}"
+    words += f" · {unread} unread" if unread else ""
+    words += f" · {_connection(model, style, now)}"
+    words += f" · {waiting} queued" if waiting else ""
+    typists = model.typists(model.open)
+    if not typists:
+        return [words]
+    named = ", ".join(style.text(name) for name in typists[:MAX_TYPISTS])
+    more = f" and {len(typists) - MAX_TYPISTS} more" if len(typists) > MAX_TYPISTS else ""
+    return [words, ("typing", f" · {named}{more} {'is' if len(typists) == 1 else 'are'} typing…")]
+
+
+def _connection(model: Model, style: Style, now: float) -> str:
+    connection = model.connection
+    if connection.retry_at is not None:
+        why = f" ({style.text(connection.reason)[:MAX_REASON]})" if connection.reason else ""
+        return f"offline, next try in {max(0, round(connection.retry_at - now))} s{why}"
+    return "catching up" if connection.state == "replaying" else connection.state
