@@ -41,11 +41,14 @@ class Listener:
         self.first_cseq = 0
         self.encoding = Encoding.CBOR
         self.got: list[int] = []
+        self.written = trio.Event()
         self.began: list[str] = []
         self.left_at: dict[str, int] = {}
         self.replaced = False
 
     def write(self, frame: bytes) -> None:
+        self.written.set()
+        self.written = trio.Event()
         self.got.append(cbor2.loads(frame[frame.index(b"\x61t") - 1 :])["seq"])
 
     def conversation_began(self, conv: str) -> None:
@@ -169,12 +172,13 @@ async def test_the_newest_session_of_a_device_stays(house: House) -> None:
     assert not third.replaced
 
 
-async def test_a_read_that_fails_is_made_again(house: House, autojump_clock: trio.abc.Clock) -> None:
+async def test_a_read_that_fails_is_made_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """I6: the store cannot answer when the hole is noticed; it is filled when it can."""
     owner = await house.author("owner")
     (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
     watcher = Listener("owner", "w", 91)
     await house.live(watcher, made.conv, 1)
+    monkeypatch.setattr("chatd.delivery.repair.RETRY_SECONDS", 0.0)
     await house.do(send(owner, 1, made.conv), deliver=False)  # the bus has lost it
     failures = iter([True, True])
     read = house.store.log
@@ -185,12 +189,12 @@ async def test_a_read_that_fails_is_made_again(house: House, autojump_clock: tri
         return await read(*arguments, **options)
 
     house.store.log = log  # type: ignore[method-assign]
-    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.03)
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repair.run)
         await trio.testing.wait_all_tasks_blocked()
         await house.do(send(owner, 2, made.conv))
         with trio.fail_after(60):
             while watcher.got != [2, 3]:
-                await trio.sleep(0.1)
+                await watcher.written.wait()
         nursery.cancel_scope.cancel()
