@@ -18,6 +18,8 @@ from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
 
 READ_EVENTS = 500
+RETRY_SECONDS = 1.0
+"""Pause after a read that the store could not do."""
 READ_BYTES = 256 * 1024
 """Less than an outbox holds: a session that keeps up is not cut because of what the bus lost."""
 
@@ -63,7 +65,7 @@ class Repair:
                     await self._fill(conv)
                 except Unavailable as fault:
                     log.warning("repair.postponed", reason=str(fault))
-                    await trio.sleep(1)
+                    await trio.sleep(RETRY_SECONDS)
                     self._gap.set()
 
     async def _fill(self, conv: str) -> None:

@@ -20,8 +20,9 @@ def test_a_patched_frame_is_the_send_it_stands_for(cseq: int, size: int) -> None
     """For each width of a cseq and each form of a frame's length, the server's parser and codec read the message."""
     template = wire.SendTemplate("conversation", size, KEY)
     [frame] = FrameParser(65536).feed(template.frame(cseq, 1234567890123456))
-    assert frame.opcode == BINARY
-    message = decode_client(Encoding.CBOR, frame.payload)
+    opcode, payload = frame
+    assert opcode == BINARY
+    message = decode_client(Encoding.CBOR, payload)
     assert isinstance(message, Send)
     assert (message.cseq, message.to, message.type) == (cseq, "conversation", "text")
     assert wire.stamp_of(message.body, size) == (cseq, 1234567890123456)

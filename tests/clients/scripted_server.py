@@ -130,7 +130,7 @@ class Server:
 
     async def tell_all(self, message: Any) -> None:
         """To every connection that is live."""
-        for socket in self.live:
+        for socket in list(self.live):
             await self.tell(socket, message)
 
     async def tell(self, socket: WebSocketConnection, message: Any) -> None:
@@ -145,7 +145,7 @@ class Server:
 
     async def end(self, close: Close, retry_after_ms: int | None = None) -> None:
         """Say goodbye to every connection with this code."""
-        for socket in self.live:
+        for socket in list(self.live):
             more = {} if retry_after_ms is None else {"retry_after_ms": retry_after_ms}
             await self.tell(socket, Bye(code=close.code, reason=close.reason, **more))
             with trio.move_on_after(1):
@@ -255,8 +255,8 @@ class Server:
         for conv, log in self.logs.items():
             for event in log[positions.get(conv, 0) :]:
                 await self.tell(socket, event)
+        self.live.append(socket)  # before it is told: who has read it may ask for the end at once
         await self.tell(socket, Live())
-        self.live.append(socket)
 
     def store(self, message: Send | Edit | Delete | React) -> Ack | Error:
         body = str(getattr(message, "body", ""))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import selectors
 import signal
+import socket as net
 import ssl
 import subprocess
 import sys
@@ -31,8 +33,9 @@ from websockets.uri import parse_uri
 
 from tests.cddl_check import validate
 
-ANSWER_SECONDS = 20
-"""A guard against hanging for ever, not a measure of speed."""
+ANSWER_SECONDS = 60
+START_SECONDS = 60
+"""Guards against hanging for ever on a busy machine, not measures of speed."""
 
 
 OPENED: list[trio.abc.Stream] = []
@@ -41,6 +44,16 @@ OPENED: list[trio.abc.Stream] = []
 
 class Closed(Exception):
     """The server closed the connection, or it was lost."""
+
+
+async def open_narrow_stream(host: str, port: int) -> trio.SocketStream:
+    """A TCP stream for which the kernels keep some 50 KB of what is not read, rather than the usual 4 MB and more."""
+    sock = trio.socket.socket()
+    sock.setsockopt(net.SOL_SOCKET, net.SO_RCVBUF, 4096)
+    # The sender's buffer is a multiple of the segment, and a segment of the loopback has 64 KB.
+    sock.setsockopt(net.IPPROTO_TCP, net.TCP_MAXSEG, 500)
+    await sock.connect((host, port))
+    return trio.SocketStream(sock)
 
 
 class Socket:
@@ -52,10 +65,12 @@ class Socket:
         self._arrived: list[Any] = []
 
     @classmethod
-    async def connect(cls, port: int, subprotocol: str, tls: ssl.SSLContext | None = None) -> Socket:
+    async def connect(
+        cls, port: int, subprotocol: str, tls: ssl.SSLContext | None = None, *, narrow: bool = False
+    ) -> Socket:
         """The opening handshake, over TLS with a context that says whom to trust. Raises OSError, Closed."""
         protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/ws"), subprotocols=[subprotocol])  # type: ignore[list-item]
-        stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+        stream: trio.abc.Stream = await (open_narrow_stream if narrow else trio.open_tcp_stream)("127.0.0.1", port)
         OPENED.append(stream)
         if tls is not None:
             stream = trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
@@ -143,16 +158,34 @@ class Server:
         command = [sys.executable, "-m", "chatd", "serve", "--config", str(config), "--data", str(data)]
         command += ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **environ}, text=True
+            command, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **environ}
         )
-        assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        if f"listening on {scheme}://" not in first:
-            self.process.kill()
-            raise AssertionError(f"no server: {first!r}\n{Path(self.log.name).read_text()}")
+        first = self._first_line()
+        if f"listening on {scheme}://" not in first or "operators: " not in first:
+            self.stop()
+            raise AssertionError(
+                f"no server within {START_SECONDS} s: exit {self.process.returncode}, it said {first!r}\n"
+                f"{Path(self.log.name).read_text(errors='replace')}"
+            )
         self.url = first.split("listening on ")[1].split()[0]
         self.ops = first.split("operators: ")[1].split(")")[0]
         self.port = int(self.url.rsplit(":", 1)[1])
+
+    def _first_line(self) -> str:
+        """What the server says first; what there is of it if it ends, or the time does."""
+        assert self.process.stdout is not None
+        pipe = self.process.stdout.fileno()
+        end = time.monotonic() + START_SECONDS
+        said = b""
+        # Not select(): a test that holds a thousand connections has file descriptors beyond what it takes.
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while b"\n" not in said and selector.select(max(0.0, end - time.monotonic())):
+                part = os.read(pipe, 4096)
+                if not part:
+                    break
+                said += part
+        return said.decode(errors="replace").partition("\n")[0]
 
     def kill(self) -> None:
         """kill -9: nothing is flushed, nobody is told."""
@@ -199,8 +232,12 @@ class Cluster:
         )
         self.environ = environ or {}
         self.servers: list[Server] = []
-        for _ in range(nodes):
-            self.start()
+        try:
+            for _ in range(nodes):
+                self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def start(self) -> Server:
         server = Server(self.data, self.config, self.environ, self.tls, "https" if self.tls else "http")
@@ -252,10 +289,10 @@ class Peer:
     @classmethod
     async def open(
         cls, cluster: Cluster, node: int, user: str, device: str = "d1", *, encoding: str = "cbor",
-        positions: dict[str, int] | None = None, live: bool = True,
+        positions: dict[str, int] | None = None, live: bool = True, narrow: bool = False,
     ) -> Peer:
-        """Connect, say hello, and (``live``) read on until the replay is over."""
-        peer = await cls.bare(cluster.server(node), encoding)
+        """Connect, say hello, and (``live``) read on until the replay is over. ``narrow``: the kernels buffer little."""
+        peer = await cls.bare(cluster.server(node), encoding, narrow=narrow)
         hello: dict[str, Any] = {"t": "hello", "token": cluster.token(user), "device": device}
         if positions is not None:
             hello["positions"] = positions
@@ -268,9 +305,9 @@ class Peer:
         return peer
 
     @classmethod
-    async def bare(cls, server: Server, encoding: str = "cbor") -> Peer:
+    async def bare(cls, server: Server, encoding: str = "cbor", *, narrow: bool = False) -> Peer:
         """Only the WebSocket."""
-        socket = await Socket.connect(server.port, f"chatd.v1.{encoding}", server.tls)
+        socket = await Socket.connect(server.port, f"chatd.v1.{encoding}", server.tls, narrow=narrow)
         return cls(socket, encoding)
 
     async def send(self, message: dict[str, Any]) -> None:

@@ -88,6 +88,7 @@ async def test_own_devices_see_events_the_sender_its_acks(cluster: Cluster) -> N
     conv = (await phone.say("@jon", "x"))["conv"]
     await phone.say(conv, "y")
     await desk.event(conv, 2)
+    await phone.ask("conversations")  # what came beside the acks has come by now
     assert bodies(desk.seen, conv) == ["x", "y"]
     assert phone.stream(conv) == desk.stream(conv) == [1, 2]
     assert bodies(phone.seen, conv) == []
@@ -136,15 +137,18 @@ async def test_a_group_from_beginning_to_end(cluster: Cluster) -> None:
     await noa.say(conv, "olaf is gone")
     assert (await mia.ask("leave", conv=conv))["t"] == "ok"
     await noa.event(conv, 8)
-    assert olaf.stream(conv)[-1] == 6
+    # Noa is on olaf's node and has what came after him; an answer comes after whatever he was sent with it.
+    assert (await olaf.ask("conversations"))["items"] == []
+    assert olaf.stream(conv) == [3, 4, 5, 6]
     assert noa.stream(conv) == sorted(set(noa.stream(conv)))
     assert noa.stream(conv)[:7] == [1, 2, 3, 4, 5, 6, 7]
 
 
 async def test_members_only(cluster: Cluster) -> None:
-    """I8: to a stranger a conversation that is there and one that is not look the same, for every operation."""
+    """I8: to a stranger a conversation that is there and one that is not look the same, for every operation; none is
+    carried out, and nothing of the conversation comes."""
     pia = await Peer.open(cluster, 0, "pia")
-    await Peer.open(cluster, 1, "quin")
+    quin = await Peer.open(cluster, 1, "quin")
     rex = await Peer.open(cluster, 1, "rex")
     conv = (await pia.ask("create", title="private", members=["quin"]))["conv"]
     for t, fields in [
@@ -157,7 +161,13 @@ async def test_members_only(cluster: Cluster) -> None:
         assert there["code"] == "not_found", t
     there, absent = await rex.say(conv, "let me in"), await rex.say("nosuchconversation", "let me in")
     assert (there["code"], there["message"]) == (absent["code"], absent["message"]) == ("not_found", there["message"])
+    assert (await pia.say(conv, "not for rex"))["seq"] == 2
+    await quin.event(conv, 2)
     assert (await rex.ask("conversations"))["items"] == []
+    assert {m["t"] for m in rex.seen} == {"welcome", "live", "error", "ok"}
+    members = (await pia.ask("members", conv=conv))["members"]
+    assert {m["user"]: m["role"] for m in members} == {"pia": "owner", "quin": "member"}
+    assert (await quin.ask("conversations"))["items"][0]["title"] == "private"
 
 
 async def test_after_removal_nothing_later_is_readable(cluster: Cluster) -> None:
@@ -178,6 +188,13 @@ async def test_after_removal_nothing_later_is_readable(cluster: Cluster) -> None
     assert "secret" not in bodies(back.seen, conv)
     assert (await back.ask("history", conv=conv))["code"] == "not_found"
     assert (await back.say(conv, "still here?"))["code"] == "not_found"
+    witness = await Peer.open(cluster, 0, "sam", "witness")
+    await sam.say(conv, "secret too")
+    await witness.event(conv, 5)
+    assert (await back.ask("conversations"))["items"] == []
+    assert back.stream(conv) == [2, 3]
+    again = await Peer.open(cluster, 1, "tea", "again", positions={conv: 0})
+    assert again.stream(conv) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("history", "expected"), [("since_join", []), ("all", ["early"])])

@@ -56,7 +56,7 @@ async def running(autojump_clock: trio.testing.MockClock) -> AsyncIterator[tuple
         nursery.cancel_scope.cancel()
 
 
-async def test_a_lease_is_renewed_long_before_its_end(running: tuple[Roll, Book]) -> None:
+async def test_a_lease_is_renewed_long_before_its_end(running: tuple[Roll, Book], autojump_clock: trio.testing.MockClock) -> None:
     """A node that lives is never taken for dead: three renewals fit into each lease; nothing else is written meanwhile."""
     _, book = running
     assert book.calls == [RollCall(node=HERE, lease_ms=LEASE_MS)]
@@ -64,7 +64,7 @@ async def test_a_lease_is_renewed_long_before_its_end(running: tuple[Roll, Book]
     assert book.calls == [RollCall(node=HERE, lease_ms=LEASE_MS)] * 10
 
 
-async def test_who_left_is_told_until_the_store_has_it(running: tuple[Roll, Book]) -> None:
+async def test_who_left_is_told_until_the_store_has_it(running: tuple[Roll, Book], autojump_clock: trio.testing.MockClock) -> None:
     """Sessions that are over are told in one call, the newest of a device; while the store cannot commit nothing of it is
     lost, nor the renewal; afterwards nothing is told twice."""
     roll, book = running
@@ -81,7 +81,7 @@ async def test_who_left_is_told_until_the_store_has_it(running: tuple[Roll, Book
     assert len(book.calls) == 2
 
 
-async def test_one_call_is_bounded(running: tuple[Roll, Book]) -> None:
+async def test_one_call_is_bounded(running: tuple[Roll, Book], autojump_clock: trio.testing.MockClock) -> None:
     """Thousands who leave at once are told in parts."""
     roll, book = running
     for number in range(LEFT_AT_ONCE * 2 + 1):

@@ -168,6 +168,7 @@ class EmbeddedValkey:
         self._socket.unlink(missing_ok=True)
         tether = str(Path(__file__).with_name("tether.py"))
         full = self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT
+        self._log_file.touch(mode=0o600)
         with self._log_file.open("wb" if full else "ab") as output:
             # Popen, on the thread of Trio's loop. trio.lowlevel.open_process forks in a worker thread, and the kernel
             # sends PDEATHSIG when the *thread* that forked ends: an idle worker thread ends after ten seconds.
