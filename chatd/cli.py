@@ -169,14 +169,53 @@ def check_config(file: Path | None, data: str | None) -> None:
         click.echo(f"warning: {sentence}", err=True)
 
 
-@main.command(short_help="Chat in the terminal.")
+@main.command(short_help="Chat in the terminal, or from a script.")
 @click.argument("url")
 @click.option("--user", "name", required=True, metavar="NAME", help="Who you are. The password is asked for.")
-def chat(url: str, name: str) -> None:
-    """Chat in the terminal with the server at URL, as http://127.0.0.1:8080."""
-    from chatd_terminal.main import run
+@click.option("--password-file", metavar="FILE", help="Take the password from the first line of FILE.")
+@click.option("--theme", type=click.Choice(["dark", "light", "mono"]), help="Colours; chat.toml can say it, too.")
+@click.option("--plain", is_flag=True, help="For pipes and scripts: lines in, JSON lines out.")
+@click.option("--to", metavar="WHERE", help="Plain: @NAME or a conversation's id, for the lines that are messages.")
+@click.option("--follow", is_flag=True, help="Plain: go on at the end of the input, until interrupted.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Plain: wait so long for the server. [60]")
+def chat(
+    url: str,
+    name: str,
+    password_file: str | None,
+    theme: str | None,
+    plain: bool,
+    to: str | None,
+    follow: bool,
+    timeout: float | None,
+) -> None:
+    """Chat in the terminal with the server at URL, as http://127.0.0.1:8080.
 
-    sys.exit(run(url, name))
+    CHATD_PASSWORD or --password-file spare the prompt. /help shows what can be done.
+
+    With --plain every line of standard input is a message, or a command: /to WHERE, /reply SEQ TEXT, /edit SEQ TEXT,
+    /delete SEQ, /react SEQ EMOJI, /unreact SEQ EMOJI, /read SEQ, /history [BEFORE], /search WORDS, /conversations,
+    /members, /quit; // begins a message with a slash. What happens is written as JSON lines, in the words of the
+    protocol; the outcome of the input's line 3 has "line": 3.
+
+    \b
+    Exit status of --plain:
+      0    the input is done, and everything is stored
+      1    something failed here: files, another client of this device
+      2    the command line or the password file cannot be used
+      3    not admitted: wrong name or password
+      4    the server ended the session
+      5    done, but at least one line was refused
+      6    not everything was stored in time; it is kept, and goes out with the next start
+      130  interrupted
+      141  nobody reads the output any more
+    """
+    from chatd_terminal.main import run, run_plain
+
+    if not plain:
+        if to is not None or follow or timeout is not None:
+            raise click.UsageError("--to, --follow and --timeout are for --plain")
+        sys.exit(run(url, name, password_file=password_file, theme=theme))
+    sys.exit(run_plain(url, name, password_file=password_file, to=to, follow=follow, timeout_s=timeout))
 
 
 def _load(file: Path | None, data: str | None, listen: str | None = None, ops: str | None = None) -> Config:

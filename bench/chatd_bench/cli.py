@@ -17,7 +17,7 @@ from chatd_bench.connection import RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
 from chatd_bench.report import METHOD, render, save
-from chatd_bench.run import Result, run_dm, run_group, run_idle
+from chatd_bench.run import Result, presence_rows, run_dm, run_group, run_idle, run_presence
 from chatd_bench.server import AUDIENCE, ISSUER, Target, own_server, running_server
 from chatd_bench.wire import MAX_BODY_BYTES, MIN_BODY_BYTES
 
@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
             return _run_limits(options)
         if options.scenario == "search":
             return _run_search(options)
+        if options.scenario == "presence":
+            return _run_presence(options)
         with _target(options) as target:
             for scenario, parameters, run in _runs(options, target):
                 _show(options, target, scenario, parameters, run())
@@ -61,6 +63,16 @@ def _run_search(options: argparse.Namespace) -> int:
         parameters = {key: getattr(options, key) for key in ("users", "messages", "requests", "searchers")}
         result = run_search(target, made[0], options.requests, options.searchers)
         _show_plainly(options, parameters, search_rows(result), result)
+    return 0
+
+
+def _run_presence(options: argparse.Namespace) -> int:
+    parameters = {"users": options.users, "watch": options.watch}
+    timing = {"warmup": options.warmup, "seconds": options.seconds, "away_minutes": options.away_minutes}
+    changes = options.users / (60 * options.away_minutes)
+    with _target(options) as target:
+        result = run_presence(target, parameters, options.generators, options.warmup, options.seconds, changes)
+        _show_plainly(options, {**parameters, **timing, "generators": options.generators}, presence_rows(result), result)
     return 0
 
 
@@ -114,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
     idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
+    presence = scenarios.add_parser("presence", parents=[common], help="what it costs to tell who is there")
+    presence.add_argument("--users", type=_positive, default=10_000, metavar="N", help="who are online (%(default)s)")
+    presence.add_argument("--watch", type=_positive, default=50, metavar="W", help="whom each watches (%(default)s)")
+    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
+    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
+    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
     limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
     limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
     limits.add_argument("--nodes", type=_positive, default=4, metavar="N", help="that share a limit (%(default)s)")

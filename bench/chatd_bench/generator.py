@@ -17,8 +17,9 @@ from chatd_bench.dm import DmLoad
 from chatd_bench.group import GroupLoad
 from chatd_bench.idle import IdleLoad
 from chatd_bench.load import Load, Plan
+from chatd_bench.presence import PresenceLoad
 
-LOADS: dict[str, type[Load]] = {"dm": DmLoad, "group": GroupLoad, "idle": IdleLoad}
+LOADS: dict[str, type[Load]] = {"dm": DmLoad, "group": GroupLoad, "idle": IdleLoad, "presence": PresenceLoad}
 COMMAND_SECONDS = 0.02
 """How often the pipe is looked at between commands; a command is never part of what is timed."""
 

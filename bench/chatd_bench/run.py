@@ -22,6 +22,7 @@ LEAD_SECONDS = 0.3
 """From the order to its beginning: time for all generators to hear it."""
 GENERATOR_LIMIT = 0.9
 FOREIGN_LIMIT = 0.1
+PRESENCE_SHARE = 0.05
 
 
 def run_dm(target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float) -> Result:
@@ -57,6 +58,55 @@ def run_idle(target: Target, steps: list[int], generators: int, hold: float) -> 
         cpu = _spent(target, before, read_cpu(target.pid, running.pids))
         checks = _sum(running.call("check"))
     return {"steps": _slopes(seen), "cpu": cpu, "warnings": [], "checks": checks}
+
+
+def run_presence(
+    target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float, changes_per_s: float
+) -> Result:
+    """Users who watch each other (see ``presence``). Raises RunFailed."""
+    if target.pid is None:
+        raise RunFailed("presence: whose CPU? Name the server's process with --pid")
+    with Generators(_plans("presence", target, parameters, generators)) as running:
+        running.call("open")
+        running.call("acquaint")
+        idle = _held(running, target, warmup, seconds / 2, 0.0)
+        first = max(part["seconds"] for part in running.call("watch"))
+        memory = read_memory(target.pid)
+        busy = _held(running, target, warmup, seconds, changes_per_s / generators)
+        checks = _sum(running.call("check"))
+    return {
+        "first_told_s": first, "idle": idle, "busy": busy, "share": busy["share"] - idle["share"],
+        "rss_kib": memory.rss, "checks": checks,
+    }  # fmt: skip
+
+
+def _held(running: Generators, target: Target, warmup: float, seconds: float, changes_per_s: float) -> Result:
+    running.call("hold", warmup, changes_per_s)
+    before = read_cpu(target.pid, running.pids)
+    parts = running.call("hold", seconds, changes_per_s)
+    cpu = _spent(target, before, read_cpu(target.pid, running.pids))
+    elapsed = max(part["seconds"] for part in parts)
+    counts = {key: sum(part[key] for part in parts) / elapsed for key in ("changes", "presences", "heartbeats")}
+    share = ((cpu["server_s"] or 0.0) + (cpu["bus_s"] or 0.0)) / elapsed
+    return {"seconds": elapsed, "per_second": counts, "cpu": cpu, "share": share}
+
+
+def presence_rows(result: Result) -> list[tuple[str, str]]:
+    """For people."""
+    rows = [("all told", f"{result['first_told_s']:.1f} s after everybody began to watch at once")]
+    for name, part in (("nobody looks", result["idle"]), ("all watch", result["busy"])):
+        cpu = part["cpu"]
+        rates = ", ".join(f"{rate:,.0f} {what}/s" for what, rate in part["per_second"].items())
+        rows.append((name, f"{rates}, for {part['seconds']:.0f} s"))
+        rows.append(("", f"server {cpu['server_s']:.2f} s, Valkey {cpu['bus_s']:.2f} s: {part['share']:.2%} of one core;"
+                     f" others {cpu['others_s']:.2f} s, stolen {cpu['stolen_s']:.2f} s"))  # fmt: skip
+    verdict = "under" if result["share"] < PRESENCE_SHARE else "NOT under"
+    return [
+        *rows,
+        ("presence", f"{result['share']:.2%} of one core, {verdict} {PRESENCE_SHARE:.0%}: what watching adds"),
+        ("memory", f"{result['rss_kib']:,} KiB"),
+        ("checked", ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in result["checks"].items())),
+    ]
 
 
 def _plans(scenario: str, target: Target, parameters: dict[str, int], generators: int) -> list[Plan]:

@@ -26,7 +26,8 @@ from chatd.presence.status import Device, State
 from chatd.presence.watching import AGAIN_SECONDS, Watcher, Watching
 from chatd.store.port import Store
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.5
+"""Changes are told in rounds: what 100 users have done in one of them is one wake-up, and one write for each session."""
 
 log = structlog.get_logger()
 

@@ -40,8 +40,10 @@ class Watcher(Protocol):
     """A session, as presence sees it; ``status.Device`` is the rest."""
 
     user: str
-    author: Author | None
     encoding: Encoding
+
+    @property
+    def author(self) -> Author | None: ...
 
     def write(self, frame: bytes) -> None: ...
 
@@ -177,9 +179,9 @@ class Watching:
         if self._wanted.get(session) is not wanted:
             return  # gone, or it wants others by now
         before = self._granted.get(session, [])
+        lost = set(before).difference(found)
+        self._release(session, lost, board)  # first, for there may be room for as many as go
         granted, fresh = self._grant(session, found)
-        lost = set(before).difference(granted)
-        self._release(session, lost, board)
         await self._load(fresh, board)
         if self._wanted.get(session) is wanted:
             self._tell_first(session, granted if afresh else sorted(set(granted).difference(before)))

@@ -10,6 +10,8 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 * **Authorised.** Membership, roles, authorship and time are judged by ``conversations.rules`` inside the transaction (I8).
 * **Gone.** A committed ``Delete`` leaves of the message, and of its edits, nothing that they said: not in what is read, and
   not for good in what the store keeps on the disk.
+* **Fenced.** From the commit of a SignOut or SetPassword on, nothing by a session that it ended is stored, and nothing is opened
+  with a token that it took back (``tests/store/conformance_devices.py``).
 * **Shared.** Several processes may commit to one store at once; all of the above holds across them. A read that starts
   after a ``commit`` returned, in any process, sees that commit.
 """
@@ -35,7 +37,7 @@ MAX_DEVICE_TOKENS = 32
 taken back."""
 ENDINGS_KEPT_MS = 3600 * 1000
 """Much longer than a node goes without looking."""
-RANKED = 2000
+RANKED = 1000
 """What a ranked search looks at: a word may be in a million messages."""
 
 

@@ -141,10 +141,12 @@ class Deeds:
         text = " ".join(body_text(message.body).split())
         whose = "your message" if message.sender == self._model.me else f"the message of {message.sender}"
         conv, seq = chat.conv, message.seq
-        self._screen.ask(
-            f"Delete {whose} {text[:40]!r} for everybody, for good?",
-            lambda: self._model.queued(self._client.post_delete(conv, seq)),
-        )
+
+        def delete() -> None:
+            self._screen.pane.release()
+            self._model.queued(self._client.post_delete(conv, seq))
+
+        self._screen.ask(f"Delete {whose} {text[:40]!r} for everybody, for good?", delete)
 
     def _react(self, chat: Chat, message: Message, sign: str) -> None:
         given = any(one.emoji == sign and self._model.me in one.users for one in message.reactions)

@@ -41,7 +41,7 @@ class Errands:
 
     def __init__(self, client: Client, model: Model, screen: Screen, changed: Callable[[], None]) -> None:
         self._client, self._model, self._screen, self._changed = client, model, screen, changed
-        self._give, self._todo = trio.open_memory_channel[Errand](MAX_ERRANDS)
+        self._give, self._todo = trio.open_memory_channel[tuple[Errand, int]](MAX_ERRANDS)
         self._asked: set[tuple[object, ...]] = set()
         self._threads: dict[tuple[str, int], int] = {}
         self._sought: Cycle | None = None
@@ -54,7 +54,8 @@ class Errands:
 
     async def run(self) -> None:
         """Do the errands, one after the other."""
-        async for errand in self._todo:
+        async for errand, turn in self._todo:
+            self._screen.asked_in = turn
             await self._do(errand)
 
     async def run_completions(self) -> None:
@@ -78,7 +79,7 @@ class Errands:
     def later(self, errand: Errand) -> None:
         """Do this when it is its turn."""
         try:
-            self._give.send_nowait(errand)
+            self._give.send_nowait((errand, self._screen.turn))
         except trio.WouldBlock:
             self._screen.note("too much is waiting for the server")
 

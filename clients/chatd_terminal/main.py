@@ -40,8 +40,7 @@ def run(
     try:
         at = endpoint(url)
         settings = read_settings(theme)
-        secret = password or (read_password_file(password_file) if password_file is not None else "")
-        secret = secret or os.environ.get("CHATD_PASSWORD") or ""
+        secret = password or _given_password(password_file)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise ValueError("this needs a terminal; --plain is for pipes and scripts")
         asked = not secret
@@ -58,6 +57,39 @@ def run(
     if ended:
         print(f"chatd chat: the server ended the session: {ended}", file=sys.stderr)
     return 1 if ended else 0
+
+
+def run_plain(
+    url: str,
+    user: str,
+    *,
+    password_file: str | Path | None = None,
+    to: str | None = None,
+    follow: bool = False,
+    timeout_s: float | None = None,
+    state_dir: str | Path | None = None,
+) -> int:
+    """Lines in, JSON lines out; returns the exit status (``plain.Exit``). The password comes from the file or from
+    CHATD_PASSWORD.
+    """
+    from chatd_terminal.plain import TIMEOUT_S, Exit, run_plainly  # each mode does without the other's imports
+
+    try:
+        at = endpoint(url)
+        secret = _given_password(password_file)
+        if not secret:
+            raise ValueError("--plain needs CHATD_PASSWORD or --password-file")
+        directory = Path(state_dir) if state_dir is not None else default_directory(at.websocket_url, user)
+        limit = TIMEOUT_S if timeout_s is None else timeout_s
+        return run_plainly(url, user, secret, directory, to=to, follow=follow, timeout_s=limit)
+    except (ValueError, OSError) as error:
+        print(f"chatd chat: {error}", file=sys.stderr)
+        return Exit.WRONG_USE
+
+
+def _given_password(file: str | Path | None) -> str:
+    """From the file, else from the environment; empty where there is none. Raises ValueError, OSError."""
+    return read_password_file(file) if file is not None else os.environ.get("CHATD_PASSWORD") or ""
 
 
 async def _admitted(url: str, user: str, password: str, asked: bool) -> bool:

@@ -18,7 +18,7 @@ Markup = list[str | tuple[str, str]]
 
 STATES = {"queued": "…", "stored": "✓", "delivered": "✓✓", "read": "◉", "refused": "✗"}
 DOTS = {"online": "●", "away": "◐"}
-MAX_QUOTE = 72
+MAX_QUOTE = 500
 MAX_SEEN = 3
 MAX_TIME_MS = 2**41
 """Beyond the year 2039 a time is a slip of somebody's clock."""
@@ -59,8 +59,6 @@ def line_markup(line: Line, me: str, style: Style) -> Markup:
         return [("faint", f"{clock(line.at)} * {style.text(line.text)}")]
     mine = line.sender == me
     parts: Markup = []
-    if line.quote:
-        parts.append(("faint", f"      ┌ {_short(style.text(line.quote))}\n"))
     parts += [("faint", f"{clock(line.at)} "), ("own" if mine else "sender", style.text(line.sender)), ": "]
     parts += _body(style.text(line.text, lines=True), "mention" if line.mentioned else None)
     parts += _marks(line, style)
@@ -71,6 +69,11 @@ def line_markup(line: Line, me: str, style: Style) -> Markup:
         more = f" and {len(line.seen) - MAX_SEEN} more" if len(line.seen) > MAX_SEEN else ""
         parts.append(("faint", f" read by {names}{more}"))
     return parts
+
+
+def quote_markup(line: Line, style: Style) -> Markup:
+    """One row about what a message replies to; nothing where it replies to none."""
+    return [("faint", f"      ┌ {' '.join(style.text(line.quote)[:MAX_QUOTE].split())}")] if line.quote else []
 
 
 def _marks(line: Line, style: Style) -> Markup:
@@ -114,8 +117,3 @@ def hit_markup(message: Message, chat: Chat | None, words: tuple[str, ...], styl
         done = match.end()
     parts.append(text[done:])
     return [part for part in parts if part]
-
-
-def _short(text: str) -> str:
-    one = " ".join(text.split())
-    return one if len(one) <= MAX_QUOTE else one[: MAX_QUOTE - 1] + "…"

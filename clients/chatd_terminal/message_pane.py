@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import urwid
 
-from chatd_terminal.markup import Style, day, line_markup
+from chatd_terminal.markup import Style, day, line_markup, quote_markup
 from chatd_terminal.plain_text import plain
 
 if TYPE_CHECKING:
@@ -75,10 +75,16 @@ class MessagePane(urwid.ListBox[Any]):
         if line.state == "new":
             return self._widget(before, "new", [("error", "── new ──")], align="center")
         key = (line, style)
-        widget = before.get(key) or urwid.Text(line_markup(line, me, style))
+        widget = before.get(key) or self._new(line, me, style)
         self._widgets[key] = widget
         chosen = self._selected is not None and self._selected == (line.seq, line.key)
         return urwid.AttrMap(widget, SELECTED) if chosen else widget
+
+    @staticmethod
+    def _new(line: Line, me: str, style: Style) -> urwid.Widget:
+        text = urwid.Text(line_markup(line, me, style))
+        quote = quote_markup(line, style)
+        return urwid.Pile([("pack", urwid.Text(quote, wrap="ellipsis")), ("pack", text)]) if quote else text
 
     def _widget(self, before: dict[object, urwid.Widget], key: object, markup: Any, align: Any) -> urwid.Widget:
         widget = self._widgets[key] = before.get(key) or urwid.Text(markup, align=align)
@@ -99,6 +105,7 @@ class MessagePane(urwid.ListBox[Any]):
         if self.following and self._walker:
             hidden = self._walker[-1].rows((size[0],)) - size[1]
             if hidden > 0:
+                self.set_focus(len(self._walker) - 1)
                 self.calculate_visible(size, focus)  # it settles where the focus is, which would undo the shift
                 self.shift_focus(size, -hidden)
         return super().render(size, focus)
@@ -171,7 +178,7 @@ class MessagePane(urwid.ListBox[Any]):
         places = [at for at, key in enumerate(self._keys) if key is not None]
         if not places:
             return
-        here = self._keys.index(self._selected) if self._selected in self._keys else len(self._keys)
+        here = len(self._keys) if self._selected is None else self._keys.index(self._selected)
         ahead = [at for at in places if (at < here if by < 0 else at > here)]
         if ahead:
             self.choose(self._keys[ahead[-1] if by < 0 else ahead[0]])

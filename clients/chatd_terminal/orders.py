@@ -139,18 +139,18 @@ class Orders:
         found = await self._client.members(conv)
         self._model.joined_by(conv, found)
         rows = [f"{one.user} ({one.role})" if one.role != "member" else one.user for one in found]
-        self._screen.page(f"{len(rows)} members", "\n".join(rows))
+        self._screen.show_answer(f"{len(rows)} members", "\n".join(rows))
 
     async def _blocked(self) -> None:
         found = await self._client.blocked()
-        self._screen.page("blocked", "\n".join(found) or "Nobody is blocked.")
+        self._screen.show_answer("blocked", "\n".join(found) or "Nobody is blocked.")
 
     async def _devices(self) -> None:
         found = await self._client.devices()
         rows = [f"{one.device}  {'online' if one.online else date(one.used)}  {one.agent}" for one in found]
-        self._screen.page(f"{len(rows)} devices · /signout DEVICE", "\n".join(rows))
+        self._screen.show_answer(f"{len(rows)} devices · /signout DEVICE", "\n".join(rows))
 
     async def _limits(self) -> None:
         found = await self._client.rate_limit()
         rows = [f"{one.scope}: {one.remaining} of {one.limit}, all in {one.reset_ms / 1000:.0f} s" for one in found]
-        self._screen.page("limits", "\n".join(rows) or "No limits.")
+        self._screen.show_answer("limits", "\n".join(rows) or "No limits.")

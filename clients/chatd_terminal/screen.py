@@ -32,7 +32,7 @@ INPUT_SHARE = 3
 """The input and the notice each take at most one in so many rows: a long line must not push the messages away."""
 NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
-SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc: back"
+SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc"
 ON_MESSAGE = {*"redtpo+123456", "enter"}
 SCROLLING = {"page up", "page down"}
 
@@ -48,6 +48,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.input = InputLine()
         self.cycle: Cycle | None = None
         self.notice = ""
+        self.turn = self.asked_in = 0
         self._list = ListPane(actions.switch)
         self._status = urwid.Text("", wrap="ellipsis")
         self._status_map = urwid.AttrMap(self._status, "status")
@@ -109,18 +110,30 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.close()
         self._page = (f"{title} · PgUp, PgDn: scroll · Esc: back", text)
 
+    def show_answer(self, title: str, text: str) -> None:
+        """The same for an answer of the server's, where nothing else was begun since it was asked for."""
+        if self._is_wanted():
+            self.page(title, text)
+
+    def _is_wanted(self) -> bool:
+        """On a bad line an answer may come long after: then it must not push away what is there now."""
+        if self.asked_in != self.turn:
+            self.note("an answer came late, when you had gone on: ask again")
+        return self.asked_in == self.turn
+
     def list_picks(self, title: str, rows: Sequence[tuple[Markup, tuple[str, int]]], *, more: bool = False) -> None:
         """Show lines to choose from; ``more``: further ones of the same list."""
+        if (more and not self._pick_title) or not (more or self._is_wanted()):
+            return
         if not more:
             self.close()
-        elif not self._pick_title:
-            return
         self._pick_title = title
         self.picks.fill(rows, more=more)
         self._main.original_widget = self.picks
 
     def close(self) -> None:
         """Back to the messages."""
+        self.turn += 1
         self._page, self._pick_title = None, ""
         self._main.original_widget = self.pane
 
@@ -267,13 +280,14 @@ class Chat(urwid.Frame[Any, Any, Any]):
 
     def _on_chosen(self, key: str) -> bool:
         """A message is chosen: letters are about it, and not typed."""
-        selected = self.pane.selected
+        selected, self.notice = self.pane.selected, ""
         if key in {"up", "down"}:
             self._choose(-1 if key == "up" else 1)
         elif key in ON_MESSAGE and selected is not None:
             self._actions.on_message(key, selected)
             self._hint()
-        elif len(key) > 1:
+        elif key == "/" or len(key) > 1:
+            self.pane.release()
             return False
         return True
 
@@ -284,9 +298,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._hint()
 
     def _hint(self) -> None:
-        if self.pane.selected is not None:
+        if self.pane.selected is not None and not self.notice:
             self.notice = SELECTING
-        elif self.notice == SELECTING:
+        elif self.pane.selected is None and self.notice == SELECTING:
             self.notice = ""
 
     def _escape(self) -> None:

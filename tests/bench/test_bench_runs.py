@@ -41,6 +41,19 @@ def test_quick_runs_and_its_checks_hold(tmp_path: Path, generators: str) -> None
     assert saved["idle"]["result"]["checks"]["heartbeats_answered"] > 0
 
 
+def test_search_makes_an_archive_and_asks_it(tmp_path: Path) -> None:
+    """Each kind of request is answered with what was asked for, and some of each find something."""
+    sizes = ("--users", "120", "--messages", "3000", "--requests", "30", "--searchers", "2")
+    done = bench("search", *sizes, "--save", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "3,000 in" in done.stderr
+    (saved,) = (json.loads(file.read_text()) for file in tmp_path.iterdir())
+    assert len(saved["result"]["kinds"]) == 10
+    for name, kind in saved["result"]["kinds"].items():
+        assert kind["requests"] == 30
+        assert kind["answers"] > 0, name
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -49,6 +62,7 @@ def test_quick_runs_and_its_checks_hold(tmp_path: Path, generators: str) -> None
         (("group", "--members", "5000"), "from 2 for each generator to 1001"),
         (("group", "--members", "5", "--senders", "6"), "more than there are members"),
         (("idle", "--steps", "5,5"), "invalid"),
+        (("search", "--requests", "3"), "at least one for each searcher"),
         (("dm", "--url", "http://127.0.0.1:1"), "--key-file"),
     ],
 )

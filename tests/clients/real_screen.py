@@ -1,5 +1,5 @@
 """The terminal client as a program: a real subprocess on a real pseudo-terminal, whose screen is what a terminal
-would show of it (urwid's own emulator, which takes the program's bytes and nothing else).
+would show of the bytes that it writes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import struct
 import sys
 import termios
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import trio
-from urwid import vterm
+
+from clients.picture.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,23 +37,11 @@ class Screen:
     def __init__(self, fd: int, process: trio.Process, size: tuple[int, int]) -> None:
         self._fd, self.process = fd, process
         self.raw = b""
-        self._canvas = self._blank(*size)
-
-    @staticmethod
-    def _blank(columns: int, rows: int) -> Any:
-        widget = SimpleNamespace(
-            term_modes=vterm.TermModes(),
-            respond=lambda text: None,
-            set_title=lambda text: None,
-            beep=lambda: None,
-            leds=lambda state: None,
-        )
-        widget.term_modes.main_charset = vterm.CHARSET_UTF8
-        return vterm.TermCanvas(columns, rows, widget)
+        self._emulator = Emulator(*size)
 
     def resize(self, columns: int, rows: int) -> None:
         """The window changes its size; the kernel signals it."""
-        self._canvas = self._blank(columns, rows)
+        self._emulator = Emulator(columns, rows)
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text: str) -> None:
@@ -63,20 +51,21 @@ class Screen:
         """Press a button and let it go; columns and rows from 0. Buttons 64 and 65 are the wheel."""
         self.type(f"\x1b[<{button};{column + 1};{row + 1}M\x1b[<{button};{column + 1};{row + 1}m")
 
-    def cells(self) -> list[list[tuple[Any, Any, bytes]]]:
-        """Attributes, character set and character of every cell."""
-        return list(self._canvas.content())
-
-    def rows(self) -> list[str]:
-        """The screen as text, without the blanks behind it."""
-        return [b"".join(cell[2] for cell in row).decode(errors="replace").rstrip() for row in self.cells()]
-
     def text(self) -> str:
-        return "\n".join(self.rows())
+        """The screen, without the blanks behind its rows."""
+        return self._emulator.text()
+
+    def pen_of(self, wanted: str) -> Any:
+        """How the first place that holds this is drawn."""
+        for cells in self._emulator.cells:
+            at = "".join(cell[0] or " " for cell in cells).find(wanted)
+            if at >= 0:
+                return cells[at][1]
+        raise AssertionError(f"{wanted!r} is not on the screen:\n{self.text()}")
 
     def row_of(self, wanted: str) -> int:
         """The first row that holds this."""
-        return next(at for at, row in enumerate(self.rows()) if wanted in row)
+        return next(at for at, row in enumerate(self.text().split("\n")) if wanted in row)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Read on until the screen is such."""
@@ -116,7 +105,7 @@ class Screen:
         await trio.lowlevel.wait_readable(self._fd)
         more = os.read(self._fd, 65536)
         self.raw += more
-        self._canvas.addstr(more)
+        self._emulator.feed(more)
         return more
 
 

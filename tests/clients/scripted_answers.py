@@ -53,7 +53,8 @@ def answer(server: Server, message: Any) -> Ok | Error:  # noqa: C901 - a table
         case Search():
             return search(server, message)
         case Find(text=text):
-            keys["users"] = [name for name in server.names if name.startswith(text) and name != server.user]
+            within = in_(server, message.conv) if isinstance(message.conv, str) else server.names
+            keys["users"] = [name for name in within if name.startswith(text) and name != server.user]
             keys["items"] = []
         case Devices():
             keys["devices"] = [{"device": "phone", "used": 1_700_000_000_000, "online": True, "agent": "app"}]

@@ -91,6 +91,7 @@ class Server:
     swallow: Callable[[Any], bool] = lambda message: False
     close_hello: list[Close] = field(default_factory=list)
     heartbeat_ms: int = 30_000
+    replays: int = 1_000_000
     user: str = "alice"
     tokens: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
@@ -253,7 +254,7 @@ class Server:
         )
         positions = hello.positions if isinstance(hello.positions, dict) else {}
         for conv, log in self.logs.items():
-            for event in log[positions.get(conv, 0) :]:
+            for event in log[positions.get(conv, max(0, len(log) - self.replays)) :]:
                 await self.tell(socket, event)
         self.live.append(socket)  # before it is told: who has read it may ask for the end at once
         await self.tell(socket, Live())

@@ -134,26 +134,48 @@ class Place:
         await wait_all_tasks_blocked(IDLE)
 
     async def go(self, seconds: float) -> None:
-        """Let time pass."""
-        for _ in range(round(seconds / STEP)):
-            self.clock.jump(STEP)
+        """Let time pass; in larger steps where it is long."""
+        step = STEP if seconds <= 5 else 5 * STEP
+        for _ in range(round(seconds / step)):
+            self.clock.jump(step)
             await self.settle()
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> float:
         """Let time pass until it holds; how long that took."""
         passed = 0.0
         await self.settle()
+        step = STEP if seconds <= 20 else 5 * STEP
         while not condition():
             assert passed <= seconds, "it did not come about"
-            await self.go(STEP)
-            passed += STEP
+            self.clock.jump(step)
+            await self.settle()
+            passed += step
         return passed
+
+
+class Hurry:
+    """Time passes by itself while it is ``on``: a server's start and end take some."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.on = True
+        self._clock = clock
+
+    async def run(self) -> None:
+        while self.on:
+            self._clock.jump(0.01)
+            await wait_all_tasks_blocked(0.002)
 
 
 @pytest.fixture
 async def place(tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[Place]:
-    async with (
-        EmbeddedValkey(tmp_path).running() as server, open_store(tmp_path / "chatd.db") as store, trio.open_nursery() as nursery
-    ):  # fmt: skip
-        yield Place(store, server, nursery, mock_clock)
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as outer:
+        hurry = Hurry(mock_clock)
+        outer.start_soon(hurry.run)
+        async with EmbeddedValkey(tmp_path).running() as server, open_store(tmp_path / "chatd.db") as store:
+            hurry.on = False
+            async with trio.open_nursery() as nursery:
+                yield Place(store, server, nursery, mock_clock)
+                nursery.cancel_scope.cancel()
+            hurry.on = True
+            outer.start_soon(hurry.run)
+        outer.cancel_scope.cancel()

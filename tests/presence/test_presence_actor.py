@@ -197,7 +197,7 @@ async def test_a_lost_word_on_privacy_is_found_within_a_heartbeat(place: Place, 
     there.enter(author)
     await place.until(lambda: ann.got[-1] == ONLINE)
     await place.do(SetPrivacy(author=author, presence=False))
-    await place.until(lambda: ann.got[-1] == OFFLINE, 31)
+    await place.until(lambda: ann.got[-1] == OFFLINE, 33)
 
 
 async def test_last_seen_survives_a_flush(place: Place, mock_clock: MockClock) -> None:

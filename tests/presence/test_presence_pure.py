@@ -149,7 +149,7 @@ def test_timers_against_a_model(run: list[tuple[str, int, int]]) -> None:
             due = timers.due(at)
             assert sorted(due) == sorted(key for key, when in model.items() if when <= at)
             assert [model[key] for key in due] == sorted(model[key] for key in due)
-            for key in due:
-                del model[key]
+            for gone in due:
+                del model[gone]
         assert len(timers) == len(model)
         assert len(timers._heap) <= 2 * len(model) + 65

@@ -64,7 +64,9 @@ async def test_a_lease_is_renewed_long_before_its_end(running: tuple[Roll, Book]
     assert book.calls == [RollCall(node=HERE, lease_ms=LEASE_MS)] * 10
 
 
-async def test_who_left_is_told_until_the_store_has_it(running: tuple[Roll, Book], autojump_clock: trio.testing.MockClock) -> None:
+async def test_who_left_is_told_until_the_store_has_it(
+    running: tuple[Roll, Book], autojump_clock: trio.testing.MockClock
+) -> None:
     """Sessions that are over are told in one call, the newest of a device; while the store cannot commit nothing of it is
     lost, nor the renewal; afterwards nothing is told twice."""
     roll, book = running

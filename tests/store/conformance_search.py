@@ -77,7 +77,7 @@ class SearchConformance:
         """All words in any order, phrases in theirs, prefixes; without regard to case, accents and punctuation."""
         async with engine() as store:
             a, b = await people(store, "a", "b")
-            said = ["Lunch at one", "at one: lunch?", "One lunch, at the Café", "LUNCHEON", "ångström's naïve"]
+            said = ["Lunch at one", "at one: lunch?", "One lunch, at the Café", "LUNCHEON", "ångström's naïve", "nul\0byte"]
             await do(store, *[message(a, n, "@b", body) for n, body in enumerate(said, 1)])
             await indexed(store)
 
@@ -92,6 +92,7 @@ class SearchConformance:
             assert await which('"at the ca"*') == {2}
             assert await which("cafe") == await which("CAFÉ") == await which("cafe\u0301") == {2}
             assert await which("angstrom NAIVE") == await which("ångström's") == {4}
+            assert await which("byte") == await which("nul") == {5}
             assert await which("lunch tea") == await which("unch") == await which('"one at"') == set()
 
     @pytest.mark.parametrize("more", [{}, {"reply_to": 1}, {"mentions": ["a"]}, {"reply_to": 70000, "mentions": ["a", "b"]}])

@@ -34,13 +34,13 @@ async def run_for(seconds: float, indexer: Indexer) -> None:
         await indexer.run()
 
 
-async def test_it_rests_as_long_as_it_works(autojump_clock: MockClock) -> None:
-    """One batch after another while something is left, each followed by a rest of its own length; then each period."""
+async def test_it_rests_longer_than_it_works(autojump_clock: MockClock) -> None:
+    """One batch after another while something is left, each followed by a rest of four times its length; then each period."""
     log = Log(300, 100, 0, 0)
     began = trio.current_time()
     indexer = Indexer(log, period=10.0)  # type: ignore[arg-type]
     await run_for(35, indexer)
-    assert [at - began for at in log.asked] == [0, 4, 8, 18, 28]
+    assert [at - began for at in log.asked] == [0, 10, 20, 30]
     assert indexer.behind == 0
 
 
