@@ -70,9 +70,8 @@ def _run_presence(options: argparse.Namespace) -> int:
     parameters = {"users": options.users, "watch": options.watch}
     timing = {"warmup": options.warmup, "seconds": options.seconds, "away_minutes": options.away_minutes}
     changes = options.users / (60 * options.away_minutes)
-    with _target(options) as target:
-        result = run_presence(target, parameters, options.generators, options.warmup, options.seconds, changes)
-        _show_plainly(options, {**parameters, **timing, "generators": options.generators}, presence_rows(result), result)
+    result = run_presence({}, parameters, options.generators, options.warmup, options.seconds, changes)
+    _show_plainly(options, {**parameters, **timing, "generators": options.generators}, presence_rows(result), result)
     return 0
 
 
@@ -126,12 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
     idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
-    presence = scenarios.add_parser("presence", parents=[common], help="what it costs to tell who is there")
+    presence = scenarios.add_parser("presence", help="what it costs to tell who is there")
     presence.add_argument("--users", type=_positive, default=10_000, metavar="N", help="who are online (%(default)s)")
     presence.add_argument("--watch", type=_positive, default=50, metavar="W", help="whom each watches (%(default)s)")
     presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
     presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
     presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
+    presence.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
+    presence.add_argument("--save", action="store_true", help="keep the result as JSON")
+    presence.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
     limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
     limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
     limits.add_argument("--nodes", type=_positive, default=4, metavar="N", help="that share a limit (%(default)s)")
@@ -166,6 +168,9 @@ def _wrong(options: argparse.Namespace) -> str | None:
     """What argparse cannot see."""
     if options.scenario == "limits":
         return None
+    if options.scenario == "presence":
+        least = options.generators * (options.watch + 1)
+        return None if options.users >= least else f"--users {options.users}: a group for each generator takes {least}"
     if options.scenario == "search":
         least = options.searchers
         return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"

@@ -7,6 +7,7 @@ real socket for each user. What is sent is what a client sends when nobody write
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from chatd_bench.connection import Connection
@@ -57,12 +58,12 @@ class PresenceLoad(Load):
     def open(self) -> None:
         """Connect everybody."""
         users, size = self.plan.parameters["users"], self.plan.parameters["watch"] + 1
-        fresh = {}
+        fresh: dict[Connection, int] = {}
         for group, first in enumerate(range(0, users, size)):
             if group % self.plan.generators == self.plan.generator:
-                members = {Watcher(f"{self.plan.run_id}-{n}"): n for n in range(first, min(first + size, users))}
-                self.groups.append(list(members))
-                fresh.update(members)
+                numbers = range(first, min(first + size, users))
+                self.groups.append([Watcher(f"{self.plan.run_id}-{number}") for number in numbers])
+                fresh.update(zip(self.groups[-1], numbers, strict=True))
         self.loop.open(list(fresh), lambda connection: self.connect(connection, fresh[connection]), OPEN_SECONDS)
 
     def acquaint(self) -> None:
@@ -73,7 +74,7 @@ class PresenceLoad(Load):
                 owner.tell({"t": "create", "id": 1, "title": "presence", "members": [other.name for other in others]})
                 owner.flush()
                 owners.append(owner)
-            self.loop.turn_until(lambda owners=owners: all(owner.made for owner in owners), SETTLE_SECONDS, "groups")
+            self.loop.turn_until(partial(_all_made, owners), SETTLE_SECONDS, "groups")
 
     def watch(self) -> dict[str, float]:
         """Everybody watches the rest of the group, at once; how long it takes until all have been told of all."""
@@ -117,3 +118,7 @@ class PresenceLoad(Load):
         self.loop.turn_until(answered, DRAIN_SECONDS, "answers to heartbeats")
         more = self.loop.others - self.expected
         return {"users_online": len(everyone), "presences_received": self.loop.others, "more_than_changed": more}
+
+
+def _all_made(owners: list[Watcher]) -> bool:
+    return all(owner.made for owner in owners)

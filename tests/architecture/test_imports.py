@@ -14,7 +14,9 @@ from tests.architecture.source_tree import ROOT, Import, all_imports, cycles, im
 
 PURE = [
     "chatd.conversations",
+    "chatd.delivery.receipts",
     "chatd.delivery.topic",
+    "chatd.delivery.typing",
     "chatd.limits.addresses",
     "chatd.limits.breaker",
     "chatd.limits.bucket",
@@ -26,8 +28,13 @@ PURE = [
     "chatd.options",
     "chatd.sessions.changes",
     "chatd.sessions.marks",
+    "chatd.presence.port",
+    "chatd.presence.roster",
+    "chatd.presence.status",
+    "chatd.presence.watched",
     "chatd.store.port",
     "chatd.store.query",
+    "chatd.timers",
     "chatd.wire.frames",
     "chatd_protocol",
 ]

@@ -1,4 +1,6 @@
-"""Whatever keys are pressed, in whatever order, on whatever size of screen: nothing breaks, nothing is sent that the server would not read."""
+"""Whatever keys are pressed, in whatever order and on whatever size of screen: nothing breaks, and nothing is sent that
+the server would not read.
+"""
 
 from __future__ import annotations
 
