@@ -48,9 +48,14 @@ def _row(number: int, row: list[Cell]) -> list[str]:
                 f'<rect x="{left:.1f}" y="{top}" width="{len(cells) * CELL_WIDTH:.1f}" height="{CELL_HEIGHT}"'
                 f' fill="{paper}"/>'
             )
-        text = "".join(character for _, (character, _) in cells)
-        if not text.strip():
+        while cells and cells[-1][1][0] == " ":  # blanks at an end are not drawn by every program
+            cells.pop()
+        while cells and cells[0][1][0] == " ":
+            cells.pop(0)
+        if not cells:
             continue
+        text = "".join(character for _, (character, _) in cells)
+        left = MARGIN + cells[0][0] * CELL_WIDTH
         style = (' font-weight="bold"' if pen.bold else "") + (' text-decoration="underline"' if pen.underline else "")
         stretch = "" if wide else f' textLength="{len(cells) * CELL_WIDTH:.1f}" lengthAdjust="spacingAndGlyphs"'
         parts.append(

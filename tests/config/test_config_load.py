@@ -60,6 +60,7 @@ def test_each_layer_goes_before_the_one_below(tmp_path: Path) -> None:
         ("[server]\nallowed_origins = ['https://example.org/']", ["server.allowed_origins", "without a path"]),
         ("[server]\nallowed_origins = ['*']", ["server.allowed_origins", "https://chat.example.org"]),
         ("[limits]\nbatch_items = 500\nwriter_items = 100", ["limits.batch_items = 500", "limits.writer_items = 100"]),
+        ("[presence]\nrenew_seconds = 40.0", ["presence.expiry_seconds = 60", "presence.renew_seconds = 40"]),
         ("[redis]\nurl = 'http://h'", ["redis.url", "redis://, rediss:// or unix://"]),
         ("[redis]\npassword_file = 'f'", ["redis.password_file", "redis.url"]),
         ("[auth]\nissuers = 3", ["auth.issuers", "[[auth.issuers]]"]),
