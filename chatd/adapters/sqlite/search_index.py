@@ -3,8 +3,9 @@
 Not in the log's file, and not in its commits. Measured, in batches of 200 messages of 120 bytes, the median of 14 runs: a
 commit takes 21 us a message, with the index in it 59, and 22 with an indexer beside it. From a second file that takes none
 of the writer's lock and no fsync, and SQLite does a batch in one step, without the interpreter's lock (see ``store``), 20
-us a message of a core that is free. So the index follows the log, a moment behind. Nothing in it is the truth: what the last crash undid is done again, and the file may be removed
-while no chatd runs on it; it is then made anew. What search gives is checked in the log itself (``search``).
+us a message of a core that is free. So the index follows the log, a moment behind. Nothing in it is the truth: what the
+last crash undid is done again, and the file may be removed while no chatd runs on it; it is then made anew. What search
+gives is checked in the log itself (``search``).
 
 How far it is stands in the file, so any process may do the next batch, and one at a time does. The index keeps its own copy
 of the texts, as large again as the log has it: FTS5 needs it to take a text's words out for good (``secure-delete``);
