@@ -134,5 +134,5 @@ def as_now(server: Server, event: Event) -> dict[str, Any]:
 
 
 def as_map(event: Event) -> dict[str, Any]:
-    keys = to_builtins(event)
+    keys = to_builtins(event, builtin_types=(bytes,))
     return {key: value for key, value in keys.items() if key != "t"}
