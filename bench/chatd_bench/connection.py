@@ -16,6 +16,7 @@ from typing import Any
 import cbor2
 
 from chatd_bench import websocket
+from chatd_bench.faults import RunFailed
 from chatd_bench.websocket import HandshakeRefused, find_frame
 from chatd_bench.wire import message_frame
 
@@ -27,8 +28,7 @@ ADDRESS_SHARE = 5000
 """Connections from one loopback address, of the 28 k ports that Linux gives out."""
 
 
-class RunFailed(Exception):
-    """The run is worth nothing: a check failed, or the server went away. The text says what was seen."""
+__all__ = ["Connection", "Loop", "RunFailed"]
 
 
 class Connection:

@@ -1,0 +1,1 @@
+"""The servers that are measured, one module for each: see ``server`` for what a server is."""

@@ -1,0 +1,27 @@
+"""All servers by name. Imported when asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from chatd_bench.faults import RunFailed
+from chatd_bench.servers.server import Server
+
+_SERVERS = {
+    "chatd": "chatd:Chatd",
+}
+"""Name: module of this package, and class, which is made with the name as its only argument (variants share a class)."""
+
+
+def make_server(name: str) -> Server:
+    """The server of that name. Raises RunFailed where there is none."""
+    if name not in _SERVERS:
+        raise RunFailed(f"no server {name}; there are {', '.join(_SERVERS)}")
+    module, _, kind = _SERVERS[name].partition(":")
+    made: Server = getattr(import_module(f"chatd_bench.servers.{module}"), kind)(name)
+    return made
+
+
+def server_names() -> list[str]:
+    """All of them."""
+    return list(_SERVERS)
