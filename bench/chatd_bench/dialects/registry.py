@@ -11,6 +11,9 @@ from chatd_bench.faults import RunFailed
 _DIALECTS = {
     "chatd-cbor": "chatd_cbor:ChatdCbor",
     "chatd-json": "chatd_json:ChatdJson",
+    "engineio": "engineio:EngineIo",
+    "relay": "relay:Relay",
+    "xmpp": "xmpp:Xmpp",
 }
 """Name: module of this package, and class."""
 

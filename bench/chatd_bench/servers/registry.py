@@ -9,6 +9,17 @@ from chatd_bench.servers.server import Server
 
 _SERVERS = {
     "chatd": "chatd:Chatd",
+    "socketio": "socketio:SocketIo",
+    "socketio-redis": "socketio:SocketIo",
+    "python-socketio": "socketio:PythonSocketIo",
+    "python-socketio-redis": "socketio:PythonSocketIo",
+    "ejabberd": "ejabberd:Ejabberd",
+    "ejabberd-archive": "ejabberd:Ejabberd",
+    "prosody": "prosody:Prosody",
+    "prosody-archive": "prosody:Prosody",
+    "socketify": "socketify:Socketify",
+    "anchor-c": "anchor:Anchor",
+    "anchor-py": "anchor:Anchor",
 }
 """Name: module of this package, and class, which is made with the name as its only argument (variants share a class)."""
 

@@ -1,0 +1,57 @@
+"""The anchors: the least that a relay can do, in C (``anchor-c``) and in CPython (``anchor-py``).
+
+``anchor-c`` is the physical limit of this machine and kernel for one thread that writes each delivery when it comes: it reads a
+message, makes one frame and writes it to N sockets. ``anchor-py`` is the same loop in CPython: the language's own limit.
+Nothing is checked or kept; the ack is of ``dialects/relay.py``. A server that gathers several messages for a socket into one
+write may come out ahead of them.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chatd_bench.faults import NotOffered
+from chatd_bench.servers.processes import (
+    HOST,
+    PROGRAMS,
+    compiled,
+    data_directory,
+    free_port,
+    output_of,
+    running_process,
+)
+from chatd_bench.servers.server import Endpoint, Needs, Running, Server
+
+
+class Anchor(Server):
+    """``anchor-c`` or ``anchor-py``."""
+
+    dialects = ("relay",)
+    keeps_history = False
+
+    def install(self) -> None:
+        """Compile it."""
+        self._command()
+
+    def _command(self) -> tuple[str | Path, ...]:
+        if self.name == "anchor-c":
+            return (compiled(PROGRAMS / "anchor.c"),)
+        return (sys.executable, PROGRAMS / "anchor_loop.py")
+
+    @contextmanager
+    def start(self, needs: Needs) -> Iterator[Running]:
+        """One process; nothing of ``needs`` has to be prepared."""
+        if needs.nodes > 1:
+            raise NotOffered(f"{self.name}: one node only")
+        port = free_port()
+        with data_directory() as directory, running_process((*self._command(), str(port)), directory, port) as pid:
+            yield Running((Endpoint(HOST, port),), (pid,), (pid,), {}, self._versions(), {})
+
+    def _versions(self) -> dict[str, str]:
+        if self.name == "anchor-c":
+            return {"cc": output_of(("cc", "--version")).split("\n", 1)[0]}
+        return {"python": platform.python_version()}
