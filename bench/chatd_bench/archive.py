@@ -8,8 +8,6 @@ Pareto), a few users write most, and half of what is said is between two.
 from __future__ import annotations
 
 import itertools
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +21,7 @@ from chatd.adapters.sqlite.store import open_store
 from chatd.conversations.operations import Appended, Author, CreateGroup, DeviceOpened, OpenDevice, Operation, Send
 from chatd.logs import configure_logging
 from chatd.store.port import Store
+from chatd_bench.progress import Progress
 
 BATCH = 2000
 WORDS = 20_000
@@ -57,13 +56,13 @@ class Archive:
     took_ms: int
 
 
-def build(path: Path, users: int, messages: int) -> Archive:
-    """Make the database at ``path``, with its index; progress goes to standard error."""
+def build(path: Path, users: int, messages: int, indexed: bool = True) -> Archive:
+    """Make the database at ``path``, with its index for searches if wanted; progress goes to standard error."""
     configure_logging("warning", "auto")
-    return trio.run(_build, path, users, messages)
+    return trio.run(_build, path, users, messages, indexed)
 
 
-async def _build(path: Path, users: int, messages: int) -> Archive:
+async def _build(path: Path, users: int, messages: int, indexed: bool) -> Archive:
     random = Random(1)
     words = _words(random)
     weights = list(itertools.accumulate(1 / (rank + 2.7) for rank in range(len(words))))
@@ -73,7 +72,8 @@ async def _build(path: Path, users: int, messages: int) -> Archive:
         groups = await _make_groups(store, random, authors, words)
         done = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_index, store, done)
+            if indexed:
+                nursery.start_soon(_index, store, done)
             await _write(store, random, authors, groups, bodies, messages)
             done.set()
         return Archive([author.user for author in authors], groups, words, bodies, messages * 1000)
@@ -88,7 +88,7 @@ def _words(random: Random) -> list[str]:
 
 async def _make_users(store: Store, names: list[str]) -> list[Author]:
     authors: list[Author] = []
-    with _Progress("users", len(names)) as progress:
+    with Progress("users", len(names)) as progress:
         for some in _batches(names):
             opened = await store.commit([OpenDevice(user=name, device="d", create_user=True) for name in some], BEGAN_MS)
             authors += [outcome.author for outcome in opened if isinstance(outcome, DeviceOpened)]
@@ -100,7 +100,7 @@ async def _make_groups(store: Store, random: Random, authors: list[Author], word
     """One for 50 users; a few of them of 1000, most of ten."""
     sizes = [min(size, len(authors), 1000) for size in (*[1000] * 5, *[100] * 45, *[10] * (len(authors) // 50))]
     groups: list[Group] = []
-    with _Progress("groups", len(sizes)) as progress:
+    with Progress("groups", len(sizes)) as progress:
         for some in _batches(sizes, 50):
             chosen = [random.sample(range(len(authors)), size) for size in some]
             made: list[Operation] = [
@@ -124,7 +124,7 @@ async def _write(
     payloads = [message_payload(WireSend(cseq=1, to="x", body=body)) for body in bodies]
     cseqs = [0] * len(authors)
     written, now = 0, BEGAN_MS
-    with _Progress("messages", messages) as progress:
+    with Progress("messages", messages) as progress:
         while written < messages:
             batch: list[Operation] = []
             for _ in range(min(BATCH, messages - written)):
@@ -150,7 +150,7 @@ async def _index(store: Store, written: trio.Event) -> None:
         await store.index()
         await trio.sleep(0.001)
     left = all_of_it = await store.index()
-    with _Progress("indexed", all_of_it) as progress:
+    with Progress("indexed", all_of_it) as progress:
         while left:
             left = await store.index()
             progress.show(all_of_it - left)
@@ -158,26 +158,3 @@ async def _index(store: Store, written: trio.Event) -> None:
 
 def _batches(items: list[T], size: int = BATCH) -> list[list[T]]:
     return [items[at : at + size] for at in range(0, len(items), size)]
-
-
-class _Progress:
-    """One line that is written over, where somebody looks."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what = what
-        self._total = total
-        self._began = time.monotonic()
-        self._shown = 0.0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def show(self, count: int) -> None:
-        if sys.stderr.isatty() and time.monotonic() - self._shown > 0.2:
-            self._shown = time.monotonic()
-            print(f"\r{self._what:<10} {count:>10,} of {self._total:,}", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        start = "\r" if sys.stderr.isatty() else ""
-        seconds = time.monotonic() - self._began
-        print(f"{start}{self._what:<10} {self._total:>10,} in {seconds:.1f} s          ", file=sys.stderr, flush=True)

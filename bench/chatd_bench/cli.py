@@ -1,31 +1,39 @@
 """The command line: which scenario, how big, against whom; and where the results go.
 
-Exit status 1 when a check failed or the server could not be loaded, 2 for a wrong command line. Being slow is none.
+Exit status 1 when a check failed or the server could not be loaded, 2 for a wrong command line. Being slow is none; a run
+that is void says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from chatd_bench.connection import RunFailed
+from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
-from chatd_bench.report import METHOD, render, save
-from chatd_bench.run import Result, presence_rows, run_dm, run_group, run_idle, run_presence
-from chatd_bench.server import AUDIENCE, ISSUER, Target, own_server, running_server
-from chatd_bench.wire import MAX_BODY_BYTES, MIN_BODY_BYTES
+from chatd_bench.report import render, save
+from chatd_bench.scenarios.flow import MIX_RATE, run_dm, run_group, run_mix
+from chatd_bench.scenarios.idle import run_idle
+from chatd_bench.scenarios.slow import run_slow
+from chatd_bench.scenarios.stage import Options, Result
+from chatd_bench.scenarios.storm import run_storm
+from chatd_bench.servers.chatd import AUDIENCE, ISSUER, running_server
+from chatd_bench.servers.registry import make_server, server_names
 
 RESULTS = Path("bench/results")
-DEFAULT_GROUP_BOUND = 1000
 MAX_USERS = 1001
 """Names that one ``create`` can hold, and its owner."""
-QUICK_HEARTBEAT_MS = 1500
+STORM_RATE = 1000.0
+SLOW_RATE = 500.0
+SLOW_BODY_BYTES = 1000
+QUICK_HEARTBEAT_MS = "1500"
+
+Run = tuple[str, dict[str, Any], Callable[[Options], Result]]
 
 
 def main(arguments: list[str]) -> int:
@@ -36,16 +44,13 @@ def main(arguments: list[str]) -> int:
         parser.error(fault)
     raise_file_limit()
     try:
-        if options.scenario == "limits":
-            return _run_limits(options)
-        if options.scenario == "search":
-            return _run_search(options)
-        if options.scenario == "presence":
-            return _run_presence(options)
-        with _target(options) as target:
-            for scenario, parameters, run in _runs(options, target):
-                _show(options, target, scenario, parameters, run())
-    except RunFailed as fault:
+        if options.scenario in _ALONE:
+            _ALONE[options.scenario](options)
+            return 0
+        common = _common(options)
+        for scenario, parameters, run in _runs(options, common):
+            _show(options, common, scenario, parameters, run(common))
+    except (RunFailed, NotOffered) as fault:
         print(f"FAILED: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -53,36 +58,71 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run_search(options: argparse.Namespace) -> int:
+# --- scenarios that are of chatd alone ------------------------------------------------------------
+
+
+def _run_search(options: argparse.Namespace) -> None:
     """On a server of its own, whose store is made before it starts."""
     from chatd_bench.archive import Archive, build
     from chatd_bench.search import SETTINGS, run_search, search_rows
+    from chatd_bench.server import own_server
 
     made: list[Archive] = []
     with own_server(SETTINGS, lambda data: made.append(build(data / "chatd.db", options.users, options.messages))) as target:
         parameters = {key: getattr(options, key) for key in ("users", "messages", "requests", "searchers")}
         result = run_search(target, made[0], options.requests, options.searchers)
         _show_plainly(options, parameters, search_rows(result), result)
-    return 0
 
 
-def _run_presence(options: argparse.Namespace) -> int:
+def _run_presence(options: argparse.Namespace) -> None:
+    from chatd_bench.scenarios.presence import presence_rows, run_presence
+
     parameters = {"users": options.users, "watch": options.watch}
     timing = {"warmup": options.warmup, "seconds": options.seconds, "away_minutes": options.away_minutes}
     changes = options.users / (60 * options.away_minutes)
     result = run_presence({}, parameters, options.generators, options.warmup, options.seconds, changes)
     _show_plainly(options, {**parameters, **timing, "generators": options.generators}, presence_rows(result), result)
-    return 0
 
 
-def _run_limits(options: argparse.Namespace) -> int:
+def _run_limits(options: argparse.Namespace) -> None:
     """The one scenario that loads no server, but runs parts of one here."""
     from chatd_bench.limits import limit_rows, run_limits
 
     parameters = {"seconds": options.seconds, "nodes": options.nodes}
     result = run_limits(options.seconds, options.nodes)
     _show_plainly(options, parameters, limit_rows(result), result)
-    return 0
+
+
+def _run_compare(options: argparse.Namespace) -> None:
+    """Rounds of ``dm`` or ``group`` on several servers; or of one after the other."""
+    from chatd_bench.compare import Match, compare, compare_rows, install_all
+
+    peers = tuple(options.peers or (name for name in server_names() if name != options.baseline))
+    match, absent = install_all(Match(options.baseline, peers, options.rounds, options.tries, options.seed))
+    loop = {key: getattr(options, key) for key in ("generators", "window", "warmup", "seconds", "body_bytes", "seed")}
+    for scenario in ("dm", "group") if options.of == "both" else (options.of,):
+        keys = ("connections",) if scenario == "dm" else ("members", "senders")
+        sizes = {key: getattr(options, key) for key in keys}
+        run = run_dm if scenario == "dm" else run_group
+
+        def measure(name: str, run: Any = run, sizes: dict[str, int] = sizes) -> Result:
+            return cast(Result, run(Options(server=name, rate=options.open_loop, **loop), *sizes.values()))
+
+        result = compare(match, measure)
+        parameters = {"of": scenario, **sizes, "rounds": match.rounds, "rate": options.open_loop, **loop}
+        print(" ".join(f"{key}={value}" for key, value in parameters.items()))
+        print("\n".join(compare_rows(match, result, absent)), end="\n\n", flush=True)
+        report = {
+            "scenario": "compare", "server": scenario, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "baseline": match.baseline, "parameters": parameters, "absent": absent, "result": result, "machine": describe(),
+        }  # fmt: skip
+        if options.save:
+            print(f"saved in {save(report, options.results)}")
+
+
+_ALONE: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "search": _run_search, "presence": _run_presence, "limits": _run_limits, "compare": _run_compare,
+}  # fmt: skip
 
 
 def _show_plainly(
@@ -100,54 +140,116 @@ def _show_plainly(
         print(f"saved in {save(report, options.results)}")
 
 
+# --- the command line -----------------------------------------------------------------------------
+
+
 def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Load for messaging servers.")
+    scenarios = parser.add_subparsers(dest="scenario", required=True)
+    common, timed, saved = _common_options(), _timed_options(), _saved_options()
+    dm = scenarios.add_parser("dm", parents=[common, timed, saved], help="pairs of connections that write to each other")
+    _add(dm, "--connections", 200, "N", "")
+    group = scenarios.add_parser("group", parents=[common, timed, saved], help="one group, all members connected")
+    _add(group, "--members", 100, "M", "")
+    _add(group, "--senders", 10, "K", "members who write")
+    mix = scenarios.add_parser("mix", parents=[common, timed, saved], help=f"groups of eleven; {MIX_RATE:,.0f} messages a second")
+    _add(mix, "--groups", 200, "G", "")
+    storm = scenarios.add_parser("storm", parents=[common, timed, saved], help="all reconnect at once, while others write")
+    _add(storm, "--connections", 5000, "N", "who come back")
+    _add(storm, "--others", 200, "N", "who write meanwhile, in pairs")
+    slow = scenarios.add_parser("slow", parents=[common, timed, saved], help="a group some of whose members stop reading")
+    _add(slow, "--members", 100, "M", "")
+    _add(slow, "--senders", 10, "K", "members who write")
+    _add(slow, "--slow", 1, "K", "members who read slowly, and do not write")
+    slow.add_argument("--bytes-per-second", type=int, default=0, metavar="B", help="that these read (0: nothing)")
+    idle = scenarios.add_parser("idle", parents=[common, saved], help="memory and CPU of connections that are only there")
+    idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
+    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
+    catchup = scenarios.add_parser("catchup", parents=[common, saved], help="what was missed, all at once")
+    _add(catchup, "--missed", 10_000, "N", "")
+    _add(catchup, "--repeats", 5, "N", "")
+    catchup.add_argument("--stored", type=int, default=0, metavar="N", help="messages in the store before (%(default)s)")
+    _add(catchup, "--users", 10_000, "N", "who have written those")
+    history = scenarios.add_parser("history", parents=[common, saved], help="pages, with few messages stored and with many")
+    history.add_argument("--stored", type=_steps, default=[10_000, 10_000_000], metavar="N,N", help="(10000,10000000)")
+    _add(history, "--users", 10_000, "N", "who have written them")
+    _add(history, "--requests", 2000, "R", "of each kind")
+    _add(history, "--limit", 50, "E", "events in a page")
+    scenarios.add_parser("quick", parents=[common, saved], help="dm, group and idle, tiny: that they run, and their checks hold")
+    _add_alone(scenarios, saved)
+    return parser
+
+
+def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
+    presence = scenarios.add_parser("presence", parents=[saved], help="what it costs to tell who is there")
+    _add(presence, "--users", 10_000, "N", "who are online")
+    _add(presence, "--watch", 50, "W", "whom each watches")
+    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
+    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
+    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
+    _add(presence, "--generators", 1, "N", "generator processes")
+    limits = scenarios.add_parser("limits", parents=[saved], help="rate limits: a check's cost, and how well nodes share one")
+    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
+    _add(limits, "--nodes", 4, "N", "that share a limit")
+    search = scenarios.add_parser("search", parents=[saved], help="searching and completing in a long history, made first")
+    _add(search, "--users", 100_000, "N", "")
+    _add(search, "--messages", 1_000_000, "N", "")
+    _add(search, "--requests", 1000, "R", "of each kind")
+    _add(search, "--searchers", 4, "S", "at once")
+    _add_compare(scenarios, saved)
+
+
+def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
+    compare = scenarios.add_parser("compare", parents=[_timed_options(), saved], help="several servers, in interleaved rounds")
+    compare.add_argument("--baseline", choices=server_names(), default="chatd", metavar="NAME", help="(%(default)s)")
+    compare.add_argument("--peers", type=_servers, metavar="NAME,NAME,...", help=f"all of {', '.join(server_names())}")
+    compare.add_argument("--scenario", dest="of", choices=("dm", "group", "both"), default="both", help="(%(default)s)")
+    _add(compare, "--connections", 200, "N", "dm:")
+    _add(compare, "--members", 100, "M", "group:")
+    _add(compare, "--senders", 10, "K", "group: members who write")
+    _add(compare, "--rounds", 5, "N", "")
+    _add(compare, "--tries", 2, "N", "of a run that is void, within its round")
+    _add(compare, "--generators", 1, "N", "generator processes")
+    compare.set_defaults(body_bytes=120)
+
+
+def _add(parser: argparse.ArgumentParser, name: str, default: int, letter: str, what: str) -> None:
+    parser.add_argument(name, type=_positive, default=default, metavar=letter, help=f"{what} (%(default)s)".strip())
+
+
+def _common_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--url", help="load the server at http://HOST:PORT instead of starting one")
+    common.add_argument("--server", choices=server_names(), default="chatd", metavar="NAME", help="(%(default)s)")
+    common.add_argument("--encoding", choices=("cbor", "json"), help="of chatd's (cbor)")
+    common.add_argument("--dialect", metavar="NAME", help="the server's first one")
+    _add(common, "--nodes", 1, "N", "server processes")
+    common.add_argument("--url", help="load the chatd at http://HOST:PORT instead of starting a server")
     common.add_argument("--key-file", type=Path, help="with --url: private Ed25519 key (PEM) of an issuer it trusts")
     common.add_argument("--issuer", default=ISSUER, help="with --url: that issuer's name (%(default)s)")
     common.add_argument("--audience", default=AUDIENCE, help="with --url: its audience (%(default)s)")
     common.add_argument("--pid", type=int, help="with --url: the server's process, for its CPU time and memory")
-    common.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
-    common.add_argument("--save", action="store_true", help="keep the result as JSON")
-    common.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    _add(common, "--generators", 1, "N", "generator processes")
+    return common
+
+
+def _timed_options() -> argparse.ArgumentParser:
     timed = argparse.ArgumentParser(add_help=False)
+    timed.add_argument("--open-loop", type=float, metavar="RATE", help="messages a second, by a plan (else a closed loop)")
+    timed.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson", help="of the plan (%(default)s)")
+    timed.add_argument("--seed", default="1", help="of the plan (%(default)s)")
+    timed.add_argument("--closed-loop", action="store_true", help="where a plan is the default: saturation instead")
+    _add(timed, "--window", 5, "W", "closed loop: sends in flight, each")
     timed.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured (%(default)s)")
     timed.add_argument("--warmup", type=float, default=3.0, metavar="S", help="what comes before it (%(default)s)")
-    timed.add_argument("--window", type=_positive, default=5, metavar="W", help="sends in flight, each (%(default)s)")
-    timed.add_argument("--body-bytes", type=_positive, default=120, metavar="B", help="(%(default)s)")
-    parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Closed-loop load for a chatd server.")
-    scenarios = parser.add_subparsers(dest="scenario", required=True)
-    dm = scenarios.add_parser("dm", parents=[common, timed], help="pairs of connections that write to each other")
-    dm.add_argument("--connections", type=_positive, default=200, metavar="N", help="(%(default)s)")
-    group = scenarios.add_parser("group", parents=[common, timed], help="one group, all members connected")
-    group.add_argument("--members", type=_positive, default=100, metavar="M", help="(%(default)s)")
-    group.add_argument("--senders", type=_positive, default=10, metavar="K", help="members who write (%(default)s)")
-    idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
-    idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
-    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
-    presence = scenarios.add_parser("presence", help="what it costs to tell who is there")
-    presence.add_argument("--users", type=_positive, default=10_000, metavar="N", help="who are online (%(default)s)")
-    presence.add_argument("--watch", type=_positive, default=50, metavar="W", help="whom each watches (%(default)s)")
-    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
-    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
-    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
-    presence.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
-    presence.add_argument("--save", action="store_true", help="keep the result as JSON")
-    presence.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
-    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
-    limits.add_argument("--nodes", type=_positive, default=4, metavar="N", help="that share a limit (%(default)s)")
-    limits.add_argument("--save", action="store_true", help="keep the result as JSON")
-    limits.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    search = scenarios.add_parser("search", help="searching and completing in a long history, which is made first")
-    search.add_argument("--users", type=_positive, default=100_000, metavar="N", help="(%(default)s)")
-    search.add_argument("--messages", type=_positive, default=1_000_000, metavar="N", help="(%(default)s)")
-    search.add_argument("--requests", type=_positive, default=1000, metavar="R", help="of each kind (%(default)s)")
-    search.add_argument("--searchers", type=_positive, default=4, metavar="S", help="at once (%(default)s)")
-    search.add_argument("--save", action="store_true", help="keep the result as JSON")
-    search.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    scenarios.add_parser("quick", parents=[common], help="all three, tiny: that they run, and their checks hold")
-    return parser
+    timed.add_argument("--body-bytes", type=_positive, metavar="B", help="(120; slow: 1000)")
+    return timed
+
+
+def _saved_options() -> argparse.ArgumentParser:
+    saved = argparse.ArgumentParser(add_help=False)
+    saved.add_argument("--save", action="store_true", help="keep the result as JSON")
+    saved.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    return saved
 
 
 def _positive(text: str) -> int:
@@ -155,6 +257,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise ValueError(text)
     return value
+
+
+def _servers(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(server_names()):
+        raise argparse.ArgumentTypeError(f"no server {', '.join(sorted(unknown))}; there are {', '.join(server_names())}")
+    return names
 
 
 def _steps(text: str) -> list[int]:
@@ -174,73 +283,113 @@ def _wrong(options: argparse.Namespace) -> str | None:
     if options.scenario == "search":
         least = options.searchers
         return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"
+    if options.scenario == "compare":
+        return None
     if options.url and options.key_file is None:
         return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
-    if options.scenario == "dm" and (options.connections % 2 or options.connections // 2 < options.generators):
-        return f"--connections {options.connections}: must be even, and at least a pair for each generator"
-    if options.scenario in ("dm", "group") and not MIN_BODY_BYTES <= options.body_bytes <= MAX_BODY_BYTES:
-        return f"--body-bytes {options.body_bytes}: must be from {MIN_BODY_BYTES} to {MAX_BODY_BYTES}"
-    if options.scenario == "group":
+    return _wrong_size(options)
+
+
+def _wrong_size(options: argparse.Namespace) -> str | None:
+    pairs = {"dm": "connections", "storm": "others"}.get(options.scenario)
+    if pairs is not None:
+        count = getattr(options, pairs)
+        if count % 2 or count // 2 < options.generators:
+            return f"--{pairs} {count}: must be even, and at least a pair for each generator"
+    if options.scenario in ("group", "slow"):
         if not 2 * options.generators <= options.members <= MAX_USERS:
             return f"--members {options.members}: must be from 2 for each generator to {MAX_USERS}"
-        if options.senders > options.members:
+        if options.senders + getattr(options, "slow", 0) > options.members:
             return f"--senders {options.senders}: more than there are members"
+    if hasattr(options, "body_bytes"):
+        return _common(options, running=False).wrong()
     return None
 
 
-@contextmanager
-def _target(options: argparse.Namespace) -> Iterator[Target]:
-    if options.url:
-        yield running_server(options.url, options.key_file, options.issuer, options.audience, options.pid)
-        return
-    settings = {}
+def _common(options: argparse.Namespace, running: bool = True) -> Options:
+    """What all scenarios are told."""
+    target = None
+    if options.url and running:
+        target = running_server(options.url, options.key_file, options.issuer, options.audience, options.pid)
+    dialect = options.dialect or (f"chatd-{options.encoding}" if options.encoding else None)
+    chosen: dict[str, Any] = {
+        "server": options.server, "dialect": dialect, "nodes": options.nodes, "generators": options.generators,
+        "running": target,
+    }  # fmt: skip
+    if hasattr(options, "open_loop"):
+        standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(options.scenario)
+        chosen |= {
+            "rate": None if options.closed_loop else options.open_loop or standard, "arrivals": options.arrivals,
+            "seed": options.seed, "window": options.window, "seconds": options.seconds, "warmup": options.warmup,
+            "body_bytes": options.body_bytes or (SLOW_BODY_BYTES if options.scenario == "slow" else 120),
+        }  # fmt: skip
     if options.scenario == "quick":
-        settings["CHATD_SERVER_HEARTBEAT_MS"] = str(QUICK_HEARTBEAT_MS)
-    if options.scenario == "group" and options.members > DEFAULT_GROUP_BOUND:
-        settings["CHATD_LIMITS_GROUP_MEMBERS"] = str(options.members)
-    with own_server(settings) as target:
-        yield target
+        chosen["settings"] = {"CHATD_SERVER_HEARTBEAT_MS": QUICK_HEARTBEAT_MS}
+        chosen |= {"warmup": 0.3, "seconds": 1.0}
+    return Options(**chosen)
 
 
-Run = tuple[str, dict[str, Any], Callable[[], Result]]
+def _runs(options: argparse.Namespace, common: Options) -> Iterator[Run]:
+    given = vars(options)
+
+    def chosen(*keys: str) -> dict[str, Any]:
+        return {key: given[key] for key in keys}
+
+    match options.scenario:
+        case "dm":
+            yield "dm", chosen("connections"), lambda to: run_dm(to, given["connections"])
+        case "group":
+            yield "group", chosen("members", "senders"), lambda to: run_group(to, given["members"], given["senders"])
+        case "mix":
+            yield "mix", chosen("groups"), lambda to: run_mix(to, given["groups"])
+        case "storm":
+            spans = (common.seconds, max(common.seconds, 10.0), common.seconds)
+            yield "storm", chosen("connections", "others"), lambda to: run_storm(to, given["connections"], given["others"], spans)
+        case "slow":
+            sizes = chosen("members", "senders", "slow", "bytes_per_second")
+            yield "slow", sizes, lambda to: run_slow(to, *sizes.values())
+        case "idle":
+            yield "idle", chosen("steps", "hold"), lambda to: run_idle(to, given["steps"], given["hold"])
+        case "quick":
+            yield from _quick_runs(common)
+        case _:
+            yield from _history_runs(options.scenario, chosen)
 
 
-def _runs(options: argparse.Namespace, target: Target) -> Iterator[Run]:
-    generators = options.generators
-    if options.scenario == "quick":
-        yield from _quick_runs(target, generators)
-        return
-    if options.scenario == "idle":
-        parameters = {"steps": options.steps, "hold": options.hold}
-        yield "idle", parameters, lambda: run_idle(target, options.steps, generators, options.hold)
-        return
-    keys = ("connections",) if options.scenario == "dm" else ("members", "senders")
-    sizes = {key: getattr(options, key) for key in (*keys, "window", "body_bytes")}
-    run = run_dm if options.scenario == "dm" else run_group
-    timing = {"warmup": options.warmup, "seconds": options.seconds}
-    yield options.scenario, {**sizes, **timing}, lambda: run(target, sizes, generators, options.warmup, options.seconds)
+def _history_runs(scenario: str, chosen: Callable[..., dict[str, Any]]) -> Iterator[Run]:
+    from chatd_bench.scenarios.history import run_catchup, run_history  # they need the store's own library
+
+    if scenario == "catchup":
+        sizes = chosen("missed", "repeats", "stored", "users")
+        yield scenario, sizes, lambda to: run_catchup(to, *sizes.values())
+    else:
+        sizes = chosen("stored", "users", "requests", "limit")
+        yield scenario, sizes, lambda to: run_history(to, *sizes.values())
 
 
-def _quick_runs(target: Target, generators: int) -> Iterator[Run]:
-    dm = {"connections": 10 * generators, "window": 5, "body_bytes": 120}
-    yield "dm", dm, lambda: run_dm(target, dm, generators, warmup=0.3, seconds=1.0)
-    group = {"members": 20, "senders": 5, "window": 2, "body_bytes": 120}
-    yield "group", group, lambda: run_group(target, group, generators, warmup=0.3, seconds=1.0)
-    if target.pid is not None:
-        yield "idle", {"steps": [20, 60], "hold": 1.0}, lambda: run_idle(target, [20, 60], generators, hold=1.0)
+def _quick_runs(common: Options) -> Iterator[Run]:
+    pairs = 10 * common.generators
+    yield "dm", {"connections": pairs}, lambda to: run_dm(to, pairs)
+    yield "group", {"members": 20, "senders": 5}, lambda to: run_group(to, 20, 5)
+    if common.running is None or common.running.main_pids:
+        yield "idle", {"steps": [20, 60], "hold": 1.0}, lambda to: run_idle(to, [20, 60], 1.0)
 
 
 def _show(
-    options: argparse.Namespace, target: Target, scenario: str, parameters: dict[str, Any], result: Result
+    options: argparse.Namespace, common: Options, scenario: str, parameters: dict[str, Any], result: Result
 ) -> None:
+    timing: dict[str, Any] = {}
+    if "method" in result:
+        loop = {"rate": common.rate, "arrivals": common.arrivals} if common.rate is not None else {"window": common.window}
+        timing = {"body_bytes": common.body_bytes, **loop, "warmup": common.warmup, "seconds": common.seconds}
     report = {
         "scenario": scenario,
+        "server": common.server,
+        "dialect": common.dialect or make_server(common.server).dialects[0],
         "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "method": METHOD,
-        "parameters": {**parameters, "generators": options.generators},
+        "parameters": {**parameters, **timing, "nodes": common.nodes, "generators": common.generators},
         "result": result,
         "machine": describe(),
-        "server_settings": dict(target.settings),
     }
     print(render(report), end="\n\n", flush=True)
     if options.save:

@@ -1,45 +1,66 @@
 """A generator process: takes the parent's commands one after another, and turns its connections in between.
 
-Owns one ``Load``. Waits for the pipe and for its sockets. Ends at ``stop``, or when the parent has gone.
+Owns one load. Waits for the pipe and for its sockets. Ends at ``stop``, or when the parent has gone.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection as Pipe
-from typing import Any
+from multiprocessing.connection import wait
+from typing import Any, Protocol, cast
 
-from chatd_bench.connection import RunFailed
-from chatd_bench.dm import DmLoad
-from chatd_bench.group import GroupLoad
-from chatd_bench.idle import IdleLoad
-from chatd_bench.load import Load, Plan
-from chatd_bench.presence import PresenceLoad
+from chatd_bench.faults import NotOffered, RunFailed
+from chatd_bench.progress import Progress
 
-LOADS: dict[str, type[Load]] = {"dm": DmLoad, "group": GroupLoad, "idle": IdleLoad, "presence": PresenceLoad}
+PROGRESS_SECONDS = 0.1
+
+
+class Load(Protocol):
+    """What a generator process does; a command is the name of another public method."""
+
+    def turn(self, seconds: float) -> None:
+        """Keep the connections alive for so long."""
+
+    def close(self) -> None:
+        """Let go of them."""
+
+
+MakeLoad = Callable[[Any, Callable[[int], None]], Load]
+"""From an order, and from whom to tell how many of a command's things are done."""
 COMMAND_SECONDS = 0.02
 """How often the pipe is looked at between commands; a command is never part of what is timed."""
 
 
-def run_generator(plan: Plan, pipe: Pipe) -> None:
-    """The body of the process. Answers a command with ``("done", result)``, or once with ``("failed", why)``."""
+def run_generator(make: MakeLoad, order: Any, pipe: Pipe) -> None:
+    """The body of the process. Answers a command with ``("done", result)``, or once with ``("failed", why)``; before, at
+    times, with ``("at", how many)``."""
     raise_file_limit()
+    told = 0.0
+
+    def progress(count: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            pipe.send(("at", count))
+
     try:
-        load = LOADS[plan.scenario](plan)
+        load = make(order, progress)
         while True:
             while not pipe.poll():
-                load.loop.turn(COMMAND_SECONDS)
+                load.turn(COMMAND_SECONDS)
             name, arguments = pipe.recv()
             if name == "stop":
                 break
             pipe.send(("done", getattr(load, name)(*arguments)))
-        load.loop.close()
+        load.close()
     except EOFError:
         return
-    except RunFailed as fault:
+    except (RunFailed, NotOffered) as fault:
         pipe.send(("failed", str(fault)))
     except Exception:  # noqa: BLE001 - whatever it is, the parent shows it
         pipe.send(("failed", traceback.format_exc()))
@@ -54,14 +75,14 @@ def raise_file_limit() -> None:
 class Generators:
     """The parent's side: all generator processes of one run. Use as a context manager; it ends them."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        # Spawned, not forked: a generator has nothing of the parent's but its plan.
+    def __init__(self, make: MakeLoad, orders: Sequence[Any]) -> None:
+        # Spawned, not forked: a generator has nothing of the parent's but its order.
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Pipe] = []
         self._processes = []
-        for plan in plans:
+        for order in orders:
             ours, theirs = context.Pipe()
-            process = context.Process(target=run_generator, args=(plan, theirs), daemon=True)
+            process = context.Process(target=run_generator, args=(make, order, theirs), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -92,20 +113,34 @@ class Generators:
         for pipe in self._pipes if only is None else [self._pipes[only]]:
             pipe.send((name, arguments))
 
-    def answers(self, only: int | None = None) -> list[Any]:
+    def answers(self, only: int | None = None, progress: Progress | None = None) -> list[Any]:
         """Wait for the answers to the last command. Raises RunFailed with the first generator's fault."""
-        results = []
-        for pipe in self._pipes if only is None else [self._pipes[only]]:
-            try:
-                status, result = pipe.recv()
-            except EOFError as fault:
-                raise RunFailed("a generator has ended without a word") from fault
-            if status != "done":
-                raise RunFailed(result)
-            results.append(result)
-        return results
+        asked = list(self._pipes) if only is None else [self._pipes[only]]
+        results: dict[Pipe, Any] = {}
+        counts: dict[Pipe, int] = {}
+        while len(results) < len(asked):
+            for ready in wait([pipe for pipe in asked if pipe not in results]):
+                pipe = cast(Pipe, ready)
+                status, result = _received(pipe)
+                if status == "at":
+                    counts[pipe] = result
+                elif status == "done":
+                    results[pipe] = result
+                else:
+                    raise RunFailed(result)
+            if progress is not None:
+                progress.show(sum(counts.values()))
+        return [results[pipe] for pipe in asked]
 
-    def call(self, name: str, *arguments: Any, only: int | None = None) -> list[Any]:
+    def call(self, name: str, *arguments: Any, only: int | None = None, progress: Progress | None = None) -> list[Any]:
         """``start`` and ``answers``."""
         self.start(name, *arguments, only=only)
-        return self.answers(only)
+        return self.answers(only, progress)
+
+
+def _received(pipe: Pipe) -> tuple[str, Any]:
+    try:
+        status, result = pipe.recv()
+    except EOFError as fault:
+        raise RunFailed("a generator has ended without a word") from fault
+    return status, result

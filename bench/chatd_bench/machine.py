@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -31,10 +32,10 @@ class Memory(NamedTuple):
     pss: int
 
 
-def read_cpu(server: int | None, generators: list[int]) -> Cpu:
+def read_cpu(server: Sequence[int], generators: Sequence[int]) -> Cpu:
     """Of the server with all its children, of the generators, and of the machine with all that runs on it."""
     own = bus = 0.0
-    for pid in _family(server) if server is not None else ():
+    for pid in family(server):
         seconds = _seconds(pid)
         if _name(pid).startswith(("valkey", "redis")):
             bus += seconds
@@ -43,6 +44,12 @@ def read_cpu(server: int | None, generators: list[int]) -> Cpu:
     total = [int(word) / TICKS for word in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _wait, irq, soft_irq, steal = total
     return Cpu(own, bus, sum(map(_seconds, generators)), user + nice + system + irq + soft_irq, steal)
+
+
+def memory_of(pids: Sequence[int]) -> Memory:
+    """Of several processes, added up."""
+    read = [read_memory(pid) for pid in pids]
+    return Memory(sum(memory.rss for memory in read), sum(memory.pss for memory in read))
 
 
 def read_memory(pid: int) -> Memory:
@@ -74,15 +81,16 @@ def _name(pid: int) -> str:
         return ""
 
 
-def _family(root: int) -> list[int]:
+def family(roots: Sequence[int]) -> list[int]:
+    """Those processes and all that descend from them."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdecimal() and (fields := _stat(entry.name)):
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    family = [root]
-    for pid in family:
-        family += children.get(pid, [])
-    return family
+    found = list(roots)
+    for pid in found:
+        found += [child for child in children.get(pid, []) if child not in found]
+    return found
 
 
 def describe() -> dict[str, object]:

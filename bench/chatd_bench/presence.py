@@ -7,6 +7,7 @@ real socket for each user. What is sent is what a client sends when nobody write
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -50,7 +51,7 @@ class Watcher(Connection):
 class PresenceLoad(Load):
     """This generator's groups."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, progress: Callable[[int], None]) -> None:
         super().__init__(plan)
         self.groups: list[list[Watcher]] = []
         self.expected = 0

@@ -3,52 +3,89 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-METHOD = "closed loop: a sender waits for acks, so a slow server is sent less, and its latencies look better"
+Rows = list[tuple[str, str]]
 
 
 def render(report: dict[str, Any]) -> str:
     """The report as a table of a few lines."""
     result = report["result"]
     given = " ".join(f"{key}={value}" for key, value in report["parameters"].items())
-    rows = [("scenario", f"{report['scenario']}   {given}")]
-    rows += _idle_rows(result) if report["scenario"] == "idle" else _flow_rows(result)
+    rows: Rows = [("scenario", f"{report['scenario']}   {given}")]
+    for name, show in (("steps", _idle_rows), ("spans", _span_rows), ("storm", _storm_rows), ("pages", _page_rows)):
+        if name in result:
+            rows += show(result[name])
+    if "catch_up" in result:
+        rows += _catch_up_rows(result["catch_up"])
+    if "delivered_per_s" in result:
+        rows += _flow_rows(result)
+    if "method" in result:
+        rows.append(("method", result["method"]))
     rows += _cpu_rows(result)
-    rows += [("checked", ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in result["checks"].items()))]
-    rows += [("WARNING", text) for text in result["warnings"]]
+    rows += [("checked", ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in result["checks"].items()))]
+    rows += [("VOID", text) for text in result["void"]]
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
 
 
-def _flow_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
+def _flow_rows(result: Mapping[str, Any]) -> Rows:
+    latencies = result["latency_ms"]
+    rows = [
         ("stored", f"{result['acked_per_s']:>10,.0f} msg/s acknowledged, over {result['seconds']:.1f} s"),
         ("delivered", f"{result['delivered_per_s']:>10,.0f} msg/s"),
-        ("send->ack", _latencies(result["ack_latency_ms"])),
-        ("->delivery", _latencies(result["delivery_latency_ms"])),
-        ("method", METHOD),
+        ("->ack", _latencies(latencies["ack"])),
+        ("->delivery", _latencies(latencies["delivery"])),
     ]
+    if latencies["lag"] is not None:
+        rows.append(("->sent", _latencies(latencies["lag"])))
+    return rows
 
 
-def _latencies(percentiles: dict[str, float | None]) -> str:
-    shown = (f"{name} {value:.2f}" for name, value in percentiles.items() if value is not None)
-    return ("   ".join(shown) or "none") + "   ms"
+def _span_rows(spans: list[dict[str, Any]]) -> Rows:
+    return [row for span in spans for row in (("", span["name"] + ":"), *_flow_rows(span))]
 
 
-def _idle_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _latencies(percentiles: Mapping[str, float] | None) -> str:
+    if percentiles is None:
+        return "none"
+    return "   ".join(f"{name} {value:.2f}" for name, value in percentiles.items() if name != "count") + "   ms"
+
+
+def _idle_rows(steps: list[dict[str, Any]]) -> Rows:
     rows = []
-    for step in result["steps"]:
+    for step in steps:
         text = f"{step['connections']:>7} connections   RSS {step['rss_kib']:>8,} KiB   PSS {step['pss_kib']:>8,} KiB"
         if "pss_kib_per_connection" in step:
             text += f"   slope: RSS {step['rss_kib_per_connection']:.2f}, PSS {step['pss_kib_per_connection']:.2f}"
             text += " KiB per connection"
-        rows.append(("memory", text))
+        rows.append(("memory", f"{text}   {step['share_of_core']:.1%} of a core"))
     return rows
 
 
-def _cpu_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _storm_rows(storm: Mapping[str, Any]) -> Rows:
+    rates = f"{storm['connections'] / storm['seconds']:,.0f} a second"
+    return [
+        ("storm", f"{storm['connections']:,} came back within {storm['seconds']:.2f} s, {rates}"),
+        ("->live", _latencies(storm["live_ms"])),
+    ]
+
+
+def _catch_up_rows(caught: Mapping[str, Any]) -> Rows:
+    took = f"{caught['messages']:,} messages in {caught['seconds'] * 1000:.0f} ms, from the connect to the last"
+    return [("caught up", f"{took}; {caught['messages'] / caught['seconds']:,.0f} a second")]
+
+
+def _page_rows(pages: list[dict[str, Any]]) -> Rows:
+    return [
+        (page["what"], f"{page['messages']:>10,} stored   {page['requests']:>6} requests   {_latencies(page['latency_ms'])}")
+        for page in pages
+    ]
+
+
+def _cpu_rows(result: Mapping[str, Any]) -> Rows:
     cpu = result["cpu"]
     names = {"server": "server_s", "Valkey": "bus_s", "generators": "generators_s", "others": "others_s",
              "stolen": "stolen_s"}  # fmt: skip
@@ -56,15 +93,17 @@ def _cpu_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     unknown = [] if cpu["server_s"] is not None else ["server not known (--pid)"]
     rows = [("CPU", ", ".join(shown + unknown))]
     if "generator_load" in cpu:
-        rows.append(("generator", f"{cpu['generator_load']:.0%} of a core, in the busiest process"))
+        each = f", {result['generator_us_per_message']:.2f} us a message" if "generator_us_per_message" in result else ""
+        rows.append(("generator", f"{cpu['generator_load']:.0%} of a core, in the busiest process{each}"))
     if "delivered_per_cpu_s" in result:
-        rows.append(("per CPU-s", f"{result['delivered_per_cpu_s']:>10,.0f} deliveries per second of server + Valkey"))
+        rows.append(("per CPU-s", f"{result['delivered_per_cpu_s']:>10,.0f} deliveries per second of all server processes"))
     return rows
 
 
 def save(report: dict[str, Any], directory: Path) -> Path:
-    """Write the report as JSON; its name has the scenario and the time. Raises OSError."""
+    """Write the report as JSON; its name has the scenario, the server and the time. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{report['scenario']}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    name = "-".join(filter(None, (report["scenario"], report.get("server"), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")))
+    path = directory / f"{name}.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
     return path

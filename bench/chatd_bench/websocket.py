@@ -23,12 +23,13 @@ class HandshakeRefused(Exception):
     """The server did not answer with 101; the text is the status line it sent."""
 
 
-def upgrade_request(host: str, port: int) -> bytes:
+def upgrade_request(host: str, port: int, target: str = PATH, subprotocol: str | None = SUBPROTOCOL) -> bytes:
     """The opening handshake's request."""
     key = base64.b64encode(random.randbytes(16)).decode()
+    offered = (f"Sec-WebSocket-Protocol: {subprotocol}",) if subprotocol else ()
     lines = (
-        f"GET {PATH} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}", "", "",
+        f"GET {target} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *offered, "", "",
     )  # fmt: skip
     return "\r\n".join(lines).encode()
 

@@ -36,7 +36,7 @@ def test_quick_runs_and_its_checks_hold(tmp_path: Path, generators: str) -> None
         assert report["machine"]["versions"]["python"]
         assert report["result"]["cpu"]["server_s"] >= 0
     dm, group = saved["dm"]["result"], saved["group"]["result"]
-    assert dm["checks"]["messages_checked"] == dm["acked_total"] > 0
+    assert dm["checks"]["messages_checked"] == dm["acked_total"] == dm["checks"]["deliveries_checked"] > 0
     assert group["checks"]["deliveries_checked"] == group["acked_total"] * 19 > 0
     assert saved["idle"]["result"]["checks"]["heartbeats_answered"] > 0
 
@@ -58,7 +58,9 @@ def test_search_makes_an_archive_and_asks_it(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("dm", "--connections", "7"), "must be even"),
-        (("dm", "--body-bytes", "5"), "from 32 to"),
+        (("dm", "--body-bytes", "5"), "from 48 to"),
+        (("storm", "--others", "3"), "must be even"),
+        (("slow", "--members", "4", "--senders", "4"), "more than there are members"),
         (("group", "--members", "5000"), "from 2 for each generator to 1001"),
         (("group", "--members", "5", "--senders", "6"), "more than there are members"),
         (("idle", "--steps", "5,5"), "invalid"),
@@ -81,11 +83,11 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words() -> None:
 
 def test_cpu_and_memory_are_those_of_the_process() -> None:
     """A process's own figures are seen to grow with what it does."""
-    before = read_cpu(os.getpid(), [])
+    before = read_cpu([os.getpid()], [])
     kept = bytearray(64 * 2**20)
     while sum(os.times()[:2]) < before.server + 0.1:
         kept[::4096] = b"x" * len(kept[::4096])
-    assert read_cpu(os.getpid(), []).server > before.server
+    assert read_cpu([os.getpid()], []).server > before.server
     assert read_memory(os.getpid()).rss > 64 * 2**10
 
 

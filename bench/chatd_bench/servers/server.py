@@ -76,7 +76,7 @@ class Server(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def install(self) -> None:
+    def install(self) -> None:  # noqa: B027 - most need no installation
         """Bring everything that is not there yet into the cache directory, with progress on standard error.
 
         Does nothing when called again. Raises RunFailed, with what the person at the keyboard can do, where it cannot.

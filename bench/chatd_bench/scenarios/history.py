@@ -1,0 +1,96 @@
+"""``catchup`` and ``history``: what was missed, and pages of the log, with few messages in the store or with millions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from chatd_bench.archive import Archive, build
+from chatd_bench.cast import Cast, pairs
+from chatd_bench.dialects.dialect import User
+from chatd_bench.engine.latencies import figures_ms, merged
+from chatd_bench.scenarios.stage import Options, Result, run_id, spent, stage
+
+MISSED_RATE = 4000.0
+GROUPS = 20
+"""Those with the longest logs, whose pages are asked for."""
+DATABASE = "chatd.db"
+EVENTS_AT_LOGIN = {"CHATD_DELIVERY_REPLAY_NEW_DEVICE_EVENTS": "0"}
+"""Who asks for pages wants nothing else."""
+
+Prepare = Callable[[Path], None]
+
+
+def run_catchup(options: Options, missed: int, repeats: int, stored: int, users: int) -> Result:
+    """One is away while ``missed`` messages come, and then logs in, again and again: nothing says that it has them.
+
+    ``stored``: messages of others that are in the store before.
+    """
+    cast = pairs(run_id(), 2, 1)
+    cast = replace(cast, writers=(cast.users[:1],))
+    seconds = (missed + 0.5) / MISSED_RATE
+    sending = replace(options, generators=1, rate=MISSED_RATE, arrivals="uniform", warmup=0.0, seconds=seconds)
+    with _archive(users, stored) as (_, prepare), stage(sending, cast, prepare=prepare) as on:
+        on.set_up()
+        on.call("lose", 1, 2)
+        sent = on.timed()
+        before = on.cpu()
+        runs = [on.call("catch_up", 1, missed)[0] for _ in range(repeats)]
+        cpu = spent(before, on.cpu(), bool(on.running.pids))
+    caught = {
+        "messages": missed, "seconds": median(run["seconds"] for run in runs), "all_s": [run["seconds"] for run in runs],
+        "generator_cpu_s": median(run["generator_cpu_s"] for run in runs), "stored": stored,
+    }  # fmt: skip
+    checks = {"messages_checked": sent["checks"]["messages_checked"], "missed_messages_checked": missed * repeats}
+    return {"catch_up": caught, "cpu": cpu, "void": [], "checks": checks}
+
+
+def run_history(options: Options, stored: list[int], users: int, requests: int, limit: int) -> Result:
+    """Pages of the longest logs in stores of these sizes: the newest page, and one from anywhere in the log."""
+    results = [_pages(options, messages, users, requests, limit) for messages in stored]
+    pages = [page for result in results for page in result["pages"]]
+    checks = {"pages": sum(page["requests"] for page in pages), "events_in_them": sum(page["events"] for page in pages)}
+    return {"pages": pages, "cpu": results[-1]["cpu"], "void": [], "checks": checks}
+
+
+def _pages(options: Options, stored: int, users: int, requests: int, limit: int) -> Result:
+    pages = []
+    options = replace(options, generators=1, settings={**EVENTS_AT_LOGIN, **options.settings})
+    with _archive(users, stored) as (archive, prepare):
+        assert archive is not None, "something is stored"
+        asking = tuple(User(number, archive.users[group.members[0]]) for number, group in enumerate(archive.groups[:GROUPS]))
+        addresses = {number: group.conv for number, group in enumerate(archive.groups[:GROUPS])}
+        with stage(options, Cast(asking, homes=(0,) * len(asking)), prepare=prepare) as on:
+            on.call("open", 0, len(asking), what="connected", total=len(asking))
+            before = on.cpu()
+            for what, deep in (("newest", False), ("anywhere", True)):
+                [asked] = on.call("pages", addresses, requests, limit, deep)
+                histogram = merged([{}])
+                for seconds in asked["seconds"]:
+                    histogram.record_value(int(seconds * 1e6))
+                figures = {"what": what, "messages": stored, "requests": requests, "events": asked["events"]}
+                pages.append({**figures, "latency_ms": figures_ms(histogram)})
+            cpu = spent(before, on.cpu(), bool(on.running.pids))
+    return {"pages": pages, "cpu": cpu}
+
+
+@contextmanager
+def _archive(users: int, stored: int) -> Iterator[tuple[Archive | None, Prepare | None]]:
+    """A store with a history, without an index for searches; how it gets into a server's data directory."""
+    if not stored:
+        yield None, None
+        return
+    with TemporaryDirectory(prefix="chatd-bench-") as name:
+        path = Path(name) / DATABASE
+        archive = build(path, users, stored, indexed=False)
+
+        def prepare(data: Path) -> None:
+            for file in path.parent.glob(DATABASE + "*"):
+                shutil.move(file, data / file.name)
+
+        yield archive, prepare
