@@ -19,10 +19,10 @@ from chatd_bench.cast import Cast
 from chatd_bench.dialects.dialect import Channel, Session, User
 from chatd_bench.dialects.registry import make_dialect
 from chatd_bench.driver import AT_ONCE, Driver, Line
-from chatd_bench.engine.latencies import Counts
 from chatd_bench.engine.native import Engine, Latency, Membership, Seat
 from chatd_bench.engine.plan import Arrivals, Plan, make_plan
 from chatd_bench.faults import RunFailed
+from chatd_bench.histogram import Counts
 from chatd_bench.servers.server import Endpoint
 
 OPEN_SECONDS = 900.0

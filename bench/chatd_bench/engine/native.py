@@ -12,9 +12,9 @@ from typing import Any
 
 from chatd_bench.dialects.dialect import Channel, Delivery, Dialect, Field, Program, Session, User
 from chatd_bench.engine.build import library
-from chatd_bench.engine.latencies import Counts, counts_of
 from chatd_bench.engine.plan import Plan
 from chatd_bench.faults import RunFailed
+from chatd_bench.histogram import Counts
 
 SAMPLE_EVERY = 64
 SAMPLES = 4096
@@ -217,7 +217,7 @@ class Engine:
         """Of what was intended in it."""
         size = self._library.engine_buckets()
         pointer = self._library.engine_latencies(self._engine, window, which)
-        return counts_of(pointer[:size])
+        return {bucket: count for bucket, count in enumerate(pointer[:size]) if count}
 
     def closed(self, index: int) -> bool:
         """Whether the server has ended this connection (only slow readers can say so)."""

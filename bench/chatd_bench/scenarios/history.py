@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from chatd_bench.archive import Archive, build
 from chatd_bench.cast import Cast, pairs
 from chatd_bench.dialects.dialect import User
-from chatd_bench.engine.latencies import figures_ms, merged
+from chatd_bench.histogram import Histogram
 from chatd_bench.scenarios.stage import Options, Result, run_id, spent, stage
 
 MISSED_RATE = 4000.0
@@ -70,11 +70,11 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
             before = on.cpu()
             for what, deep in (("newest", False), ("anywhere", True)):
                 [asked] = on.call("pages", addresses, requests, limit, deep)
-                histogram = merged([{}])
+                histogram = Histogram()
                 for seconds in asked["seconds"]:
-                    histogram.record_value(int(seconds * 1e6))
+                    histogram.record(int(seconds * 1e6))
                 figures = {"what": what, "messages": stored, "requests": requests, "events": asked["events"]}
-                pages.append({**figures, "latency_ms": figures_ms(histogram)})
+                pages.append({**figures, "latency_ms": histogram.figures_ms()})
             cpu = spent(before, on.cpu(), bool(on.running.pids))
     return {"pages": pages, "cpu": cpu}
 

@@ -17,10 +17,10 @@ from typing import Any
 from chatd_bench.cast import Cast
 from chatd_bench.dialects.dialect import MIN_BODY_BYTES
 from chatd_bench.engine.build import library
-from chatd_bench.engine.latencies import curve_ms, figures_ms, merged
 from chatd_bench.engine.plan import Arrivals
 from chatd_bench.faults import RunFailed
 from chatd_bench.generator import Generators
+from chatd_bench.histogram import merged
 from chatd_bench.machine import Cpu, read_cpu
 from chatd_bench.progress import Progress
 from chatd_bench.servers.registry import make_server
@@ -171,7 +171,7 @@ class Stage:
         messages = sum(span["acked"] + span["delivered"] for span in spans)
         if messages:
             result["generator_us_per_message"] = cpu["generators_s"] / messages * 1e6
-        lag = figures_ms(merged(window["latencies"]["lag"] for part in parts for window in part["windows"]))
+        lag = merged(window["latencies"]["lag"] for part in parts for window in part["windows"]).figures_ms()
         result["void"] = void_reasons(cpu, seconds, lag if self.options.rate is not None else None)
         return result
 
@@ -189,8 +189,8 @@ def _span(parts: list[Result], window: tuple[float, float]) -> Result:
         span[key] = sum(part[key] for part in parts)
         span[f"{key}_per_s"] = span[key] / seconds
     histograms = {name: merged(part["latencies"][name] for part in parts) for name in ("delivery", "ack", "lag")}
-    span["latency_ms"] = {name: figures_ms(histogram) for name, histogram in histograms.items()}
-    span["curve_ms"] = {name: curve_ms(histograms[name]) for name in ("delivery", "ack")}
+    span["latency_ms"] = {name: histogram.figures_ms() for name, histogram in histograms.items()}
+    span["curve_ms"] = {name: histograms[name].curve_ms() for name in ("delivery", "ack")}
     return span
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from chatd_bench.cast import Cast, joined, make_users, pairs
-from chatd_bench.engine.latencies import figures_ms, merged
+from chatd_bench.histogram import Histogram
 from chatd_bench.scenarios.stage import Options, Result, Stage, run_id, stage
 
 NAMES = ("before", "during", "after")
@@ -42,7 +42,7 @@ def _storm(on: Stage, process: int, first: int, last: int) -> Result:
     [back] = on.call("open", first, last, count, only=process)
     seconds = time.monotonic() - began
     on.call("arm", only=process)
-    histogram = merged([{}])
+    histogram = Histogram()
     for live_s in back["live_s"]:
-        histogram.record_value(int(live_s * 1e6))
-    return {"connections": count, "seconds": seconds, "live_ms": figures_ms(histogram), "generator_cpu_s": back["cpu_s"]}
+        histogram.record(int(live_s * 1e6))
+    return {"connections": count, "seconds": seconds, "live_ms": histogram.figures_ms(), "generator_cpu_s": back["cpu_s"]}
