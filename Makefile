@@ -4,10 +4,10 @@ VENV ?= .venv
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench format lock clean
+.PHONY: help run test lint types bench bench-peers format lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Options go through ARGS:  make run ARGS='--listen 0.0.0.0:8080'   make test ARGS='tests/wire -x'"
 	@echo "  PYTHON=...  which Python to use (3.11 or later)    VENV=...  where (now $(VENV))"
@@ -31,6 +31,10 @@ types: ## Check the types
 bench: ## Measure, in about a minute
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/python -P -m chatd_bench $(or $(ARGS),quick)
+
+bench-peers: ## Compare with other servers, which are installed first, in under an hour
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/python -P -m chatd_bench compare --save $(ARGS)
 
 format: ## Sort imports and mend what ruff can mend
 	@.ci/environment $(VENV) requirements-dev.lock

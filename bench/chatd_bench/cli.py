@@ -98,7 +98,7 @@ def _run_compare(options: argparse.Namespace) -> None:
     from chatd_bench.compare import Match, compare, compare_rows, install_all
 
     peers = tuple(options.peers or (name for name in server_names() if name != options.baseline))
-    match, absent = install_all(Match(options.baseline, peers, options.rounds, options.tries, options.seed))
+    match, absent = install_all(Match(options.baseline, peers, options.rounds, options.tries, options.seed, options.keep_void))
     loop = {key: getattr(options, key) for key in ("generators", "window", "warmup", "seconds", "body_bytes", "seed")}
     for scenario in ("dm", "group") if options.of == "both" else (options.of,):
         keys = ("connections",) if scenario == "dm" else ("members", "senders")
@@ -109,7 +109,8 @@ def _run_compare(options: argparse.Namespace) -> None:
             return cast(Result, run(Options(server=name, rate=options.open_loop, **loop), *sizes.values()))
 
         result = compare(match, measure)
-        parameters = {"of": scenario, **sizes, "rounds": match.rounds, "rate": options.open_loop, **loop}
+        rounds = {"rounds": match.rounds, "keep_void": match.keep_void, "rate": options.open_loop}
+        parameters = {"of": scenario, **sizes, **rounds, **loop}
         print(" ".join(f"{key}={value}" for key, value in parameters.items()))
         print("\n".join(compare_rows(match, result, absent)), end="\n\n", flush=True)
         report = {
@@ -210,6 +211,7 @@ def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     _add(compare, "--rounds", 5, "N", "")
     _add(compare, "--tries", 2, "N", "of a run that is void, within its round")
     _add(compare, "--generators", 1, "N", "generator processes")
+    compare.add_argument("--keep-void", action="store_true", help="let void runs count, on a machine that is never quiet")
     compare.set_defaults(body_bytes=120)
 
 

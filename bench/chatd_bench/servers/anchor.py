@@ -1,9 +1,10 @@
-"""The anchors: the least that a relay can do, in C (``anchor-c``) and in CPython (``anchor-py``).
+"""The anchors: the least that a relay can do, in C (``anchor-c``, ``anchor-c-gather``) and in CPython (``anchor-py``).
 
 ``anchor-c`` is the physical limit of this machine and kernel for one thread that writes each delivery when it comes: it reads a
 message, makes one frame and writes it to N sockets. ``anchor-py`` is the same loop in CPython: the language's own limit.
-Nothing is checked or kept; the ack is of ``dialects/relay.py``. A server that gathers several messages for a socket into one
-write may come out ahead of them.
+``anchor-c-gather`` writes to a socket once per turn of its loop whatever came for it in that turn: many times as much where
+many write to one group at once, and nothing more where they do not. Nothing is checked or kept; the ack is of
+``dialects/relay.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from chatd_bench.servers.server import Endpoint, Needs, Running, Server
 
 
 class Anchor(Server):
-    """``anchor-c`` or ``anchor-py``."""
+    """``anchor-c``, ``anchor-c-gather`` or ``anchor-py``."""
 
     dialects = ("relay",)
     keeps_history = False
@@ -37,10 +38,11 @@ class Anchor(Server):
         """Compile it."""
         self._command()
 
-    def _command(self) -> tuple[str | Path, ...]:
-        if self.name == "anchor-c":
-            return (compiled(PROGRAMS / "anchor.c"),)
-        return (sys.executable, PROGRAMS / "anchor_loop.py")
+    def _command(self, port: int = 0) -> tuple[str | Path, ...]:
+        if self.name == "anchor-py":
+            return (sys.executable, PROGRAMS / "anchor_loop.py", str(port))
+        gather = ("gather",) if self.name.endswith("-gather") else ()
+        return (compiled(PROGRAMS / "anchor.c"), str(port), *gather)
 
     @contextmanager
     def start(self, needs: Needs) -> Iterator[Running]:
@@ -48,10 +50,10 @@ class Anchor(Server):
         if needs.nodes > 1:
             raise NotOffered(f"{self.name}: one node only")
         port = free_port()
-        with data_directory() as directory, running_process((*self._command(), str(port)), directory, port) as pid:
+        with data_directory() as directory, running_process(self._command(port), directory, port) as pid:
             yield Running((Endpoint(HOST, port),), (pid,), (pid,), {}, self._versions(), {})
 
     def _versions(self) -> dict[str, str]:
-        if self.name == "anchor-c":
-            return {"cc": output_of(("cc", "--version")).split("\n", 1)[0]}
-        return {"python": platform.python_version()}
+        if self.name == "anchor-py":
+            return {"python": platform.python_version()}
+        return {"cc": output_of(("cc", "--version")).split("\n", 1)[0]}

@@ -19,6 +19,7 @@ _SERVERS = {
     "prosody-archive": "prosody:Prosody",
     "socketify": "socketify:Socketify",
     "anchor-c": "anchor:Anchor",
+    "anchor-c-gather": "anchor:Anchor",
     "anchor-py": "anchor:Anchor",
 }
 """Name: module of this package, and class, which is made with the name as its only argument (variants share a class)."""

@@ -1,10 +1,11 @@
 /* The physical limit: a relay that does nothing but read a message, make one frame, and write it to N sockets.
 
-   One thread, level-triggered epoll, plain sockets; one send() for each delivery, as the message comes: nothing is gathered
-   into fewer writes. What does not fit into a socket is kept and written when it does. No checks, no limits, no history.
-   What it understands is in dialects/relay.py. It trusts its clients: it is made for one generator on one machine.
+   One thread, level-triggered epoll, plain sockets; one send() for each delivery, as the message comes. With `gather`, what
+   comes for a socket within one turn of the loop is written at its end, by one send(). What does not fit into a socket is
+   kept and written when it does. No checks, no limits, no history. What it understands is in dialects/relay.py. It trusts
+   its clients: it is made for one generator on one machine.
 
-   anchor PORT: listens on 127.0.0.1 until it is killed. */
+   anchor PORT [gather]: listens on 127.0.0.1 until it is killed. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -25,7 +26,7 @@
 #define GUID "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 typedef struct {
-    int fd, upgraded, user;
+    int fd, upgraded, user, waits; /* waits: until the socket takes more */
     char *in;  /* what has been read of an unfinished frame; NULL while there is none */
     size_t in_length;
     char *out; /* what could not be written yet */
@@ -37,7 +38,9 @@ typedef struct {
     size_t count, room;
 } Group;
 
-static int epoll_fd;
+static int epoll_fd, gather;
+static Connection **dirty; /* with gather: whoever has something to be written at the end of this turn */
+static size_t dirty_count, dirty_room;
 static Connection **users;
 static size_t users_room;
 static Group *groups;
@@ -120,14 +123,23 @@ static void watch(Connection *c, int operation, uint32_t events) {
     epoll_ctl(epoll_fd, operation, c->fd, &event);
 }
 
+static void wait_for_room(Connection *c, int wait) {
+    if (c->waits != wait)
+        watch(c, EPOLL_CTL_MOD, wait ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    c->waits = wait;
+}
+
 static void give(Connection *c, const char *bytes, size_t length) {
-    if (c->out_length == 0) {
+    if (c->out_length == 0 && gather) {
+        dirty = grown(dirty, &dirty_room, dirty_count, sizeof *dirty);
+        dirty[dirty_count++] = c;
+    } else if (c->out_length == 0) {
         ssize_t written = send(c->fd, bytes, length, MSG_NOSIGNAL);
         if (written == (ssize_t)length || (written < 0 && errno != EAGAIN))
             return; /* who has gone is noticed where it is read */
         if (written > 0)
             bytes += written, length -= (size_t)written;
-        watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+        wait_for_room(c, 1);
     }
     c->out = grown(c->out, &c->out_room, c->out_length + length, 1);
     memcpy(c->out + c->out_length, bytes, length);
@@ -136,12 +148,21 @@ static void give(Connection *c, const char *bytes, size_t length) {
 
 static void give_rest(Connection *c) {
     ssize_t written = send(c->fd, c->out, c->out_length, MSG_NOSIGNAL);
-    if (written <= 0)
-        return;
-    c->out_length -= (size_t)written;
-    memmove(c->out, c->out + written, c->out_length);
-    if (c->out_length == 0)
-        watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    if (written < 0 && errno != EAGAIN)
+        written = (ssize_t)c->out_length; /* who has gone is noticed where it is read */
+    if (written > 0) {
+        c->out_length -= (size_t)written;
+        memmove(c->out, c->out + written, c->out_length);
+    }
+    wait_for_room(c, c->out_length > 0);
+}
+
+/* The end of a turn: all that was gathered in it. */
+static void give_gathered(void) {
+    for (size_t i = 0; i < dirty_count; i++)
+        if (dirty[i] != NULL && !dirty[i]->waits)
+            give_rest(dirty[i]);
+    dirty_count = 0;
 }
 
 static void leave(Connection *c) {
@@ -151,6 +172,9 @@ static void leave(Connection *c) {
         for (size_t i = 0; i < groups[g].count; i++)
             if (groups[g].members[i] == c)
                 groups[g].members[i--] = groups[g].members[--groups[g].count];
+    for (size_t i = 0; i < dirty_count; i++)
+        if (dirty[i] == c)
+            dirty[i] = NULL;
     close(c->fd);
     free(c->in);
     free(c->out);
@@ -326,8 +350,9 @@ static int listen_at(int port) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2)
+    if (count < 2)
         return 2;
+    gather = count > 2 && strcmp(arguments[2], "gather") == 0;
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
@@ -349,5 +374,6 @@ int main(int count, char **arguments) {
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !readable(c))
                 leave(c);
         }
+        give_gathered();
     }
 }
