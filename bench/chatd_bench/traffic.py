@@ -187,11 +187,11 @@ class Traffic:
         totals = self._engine.totals()
         return totals.sent == totals.acked and not totals.planned
 
-    def _until(self, done: Callable[[], bool], what: str, seconds: float = DRAIN_SECONDS) -> None:
-        end = time.monotonic() + seconds
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + DRAIN_SECONDS
         while not done():
             if time.monotonic() > end:
-                raise RunFailed(f"{what}: not within {seconds:.0f} s ({self._engine.totals()})")
+                raise RunFailed(f"{what}: not within {DRAIN_SECONDS:.0f} s ({self._engine.totals()})")
             self._engine.run(time.monotonic() + TURN_SECONDS)
 
     def read_slowly(self, numbers: Sequence[int], bytes_per_second: int) -> None:

@@ -63,8 +63,7 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
     options = replace(options, generators=1, settings={**EVENTS_AT_LOGIN, **options.settings})
     with _archive(users, stored) as (archive, prepare):
         assert archive is not None, "something is stored"
-        asking = tuple(User(number, archive.users[group.members[0]]) for number, group in enumerate(archive.groups[:GROUPS]))
-        addresses = {number: group.conv for number, group in enumerate(archive.groups[:GROUPS])}
+        asking, addresses = _asking(archive)
         with stage(options, Cast(asking, homes=(0,) * len(asking)), prepare=prepare) as on:
             on.call("open", 0, len(asking), what="connected", total=len(asking))
             before = on.cpu()
@@ -77,6 +76,16 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
                 pages.append({**figures, "latency_ms": histogram.figures_ms()})
             cpu = spent(before, on.cpu(), bool(on.running.pids))
     return {"pages": pages, "cpu": cpu}
+
+
+def _asking(archive: Archive) -> tuple[tuple[User, ...], dict[int, str]]:
+    """One member of each of the groups, each another user, and the group's address."""
+    users: dict[str, str] = {}
+    for group in archive.groups[:GROUPS]:
+        name = next((name for member in group.members if (name := archive.users[member]) not in users), None)
+        if name is not None:
+            users[name] = group.conv
+    return tuple(map(User, range(len(users)), users)), dict(enumerate(users.values()))
 
 
 @contextmanager
