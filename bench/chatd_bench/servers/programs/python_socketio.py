@@ -12,13 +12,27 @@ from typing import Any
 
 import socketio  # type: ignore[import-not-found]
 import uvicorn  # type: ignore[import-not-found]
+from redis.asyncio import BlockingConnectionPool, Redis
+
+REDIS_CONNECTIONS = 16
+
+
+class Manager(socketio.AsyncRedisManager):  # type: ignore[misc]
+    """With a few connections to Redis. The standard pool opens one for each publish that is under way, hundreds, and where
+    those take over 5 s to open it gives all up, and opens as many again: with that it managed a tenth."""
+
+    def _redis_connect(self) -> None:
+        pool = BlockingConnectionPool.from_url(self.redis_url, max_connections=REDIS_CONNECTIONS, timeout=None)
+        self.redis = Redis(connection_pool=pool)
+        self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
+        self.connected = True
 
 
 class Chat:
     """What happens on which event."""
 
     def __init__(self, redis: str | None) -> None:
-        manager = socketio.AsyncRedisManager(redis) if redis else None
+        manager = Manager(redis) if redis else None
         # Handlers one after another: with a task for each event, messages of one sender may pass each other.
         self.sio = socketio.AsyncServer(async_mode="asgi", client_manager=manager, async_handlers=False)
         self.users: dict[str, str] = {}
