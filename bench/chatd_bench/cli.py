@@ -158,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     storm = scenarios.add_parser("storm", parents=[common, timed, saved], help="all reconnect at once, while others write")
     _add(storm, "--connections", 5000, "N", "who come back")
     _add(storm, "--others", 200, "N", "who write meanwhile, in pairs")
+    storm.add_argument("--during", type=float, default=10.0, metavar="S", help="what counts as the storm (%(default)s)")
     slow = scenarios.add_parser("slow", parents=[common, timed, saved], help="a group some of whose members stop reading")
     _add(slow, "--members", 100, "M", "")
     _add(slow, "--senders", 10, "K", "members who write")
@@ -345,8 +346,9 @@ def _runs(options: argparse.Namespace, common: Options) -> Iterator[Run]:
         case "mix":
             yield "mix", chosen("groups"), lambda to: run_mix(to, given["groups"])
         case "storm":
-            spans = (common.seconds, max(common.seconds, 10.0), common.seconds)
-            yield "storm", chosen("connections", "others"), lambda to: run_storm(to, given["connections"], given["others"], spans)
+            spans = (common.seconds, given["during"], common.seconds)
+            sizes = chosen("connections", "others", "during")
+            yield "storm", sizes, lambda to: run_storm(to, given["connections"], given["others"], spans)
         case "slow":
             sizes = chosen("members", "senders", "slow", "bytes_per_second")
             yield "slow", sizes, lambda to: run_slow(to, *sizes.values())

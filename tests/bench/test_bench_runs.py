@@ -41,6 +41,41 @@ def test_quick_runs_and_its_checks_hold(tmp_path: Path, generators: str) -> None
     assert saved["idle"]["result"]["checks"]["heartbeats_answered"] > 0
 
 
+TIMED = ("--warmup", "0.2", "--seconds", "0.5")
+SCENARIOS = {
+    "mix": ("--groups", "3", "--open-loop", "300", "--nodes", "2", "--encoding", "json", "--generators", "2", *TIMED),
+    "storm": ("--connections", "20", "--others", "4", "--open-loop", "100", "--during", "1", *TIMED),
+    "slow": ("--members", "10", "--senders", "3", "--open-loop", "100", *TIMED),
+    "catchup": ("--missed", "200", "--repeats", "2", "--stored", "500", "--users", "50"),
+    "history": ("--stored", "300,2000", "--users", "50", "--requests", "10"),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_runs_and_its_checks_hold(tmp_path: Path, name: str) -> None:
+    """Each of those that are not in quick, as small as can be: it ends well, and says what it checked."""
+    done = bench(name, *SCENARIOS[name], "--save", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (saved,) = (json.loads(file.read_text()) for file in tmp_path.iterdir())
+    result = saved["result"]
+    assert result["server_versions"]["python"]
+    match name:
+        case "mix":
+            assert result["checks"]["deliveries_checked"] == result["checks"]["messages_checked"] * 10 > 0
+            assert result["latency_ms"]["delivery"]["count"] == result["latency_ms"]["ack"]["count"] * 10
+        case "storm":
+            assert result["storm"]["connections"] == result["storm"]["live_ms"]["count"] == 20
+            assert [span["name"] for span in result["spans"]] == ["before", "during", "after"]
+        case "slow":
+            before, during = result["spans"]
+            assert before["delivered"] > 0 < during["delivered"]
+        case "catchup":
+            assert result["catch_up"]["messages"] == result["checks"]["messages_checked"] == 200
+        case "history":
+            assert [page["messages"] for page in result["pages"]] == [300, 300, 2000, 2000]
+            assert result["checks"]["pages"] == 40
+
+
 def test_search_makes_an_archive_and_asks_it(tmp_path: Path) -> None:
     """Each kind of request is answered with what was asked for, and some of each find something."""
     sizes = ("--users", "120", "--messages", "3000", "--requests", "30", "--searchers", "2")

@@ -41,13 +41,13 @@ def run_catchup(options: Options, missed: int, repeats: int, stored: int, users:
         sent = on.timed()
         before = on.cpu()
         runs = [on.call("catch_up", 1, missed)[0] for _ in range(repeats)]
-        cpu = spent(before, on.cpu(), bool(on.running.pids))
+        cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
     caught = {
         "messages": missed, "seconds": median(run["seconds"] for run in runs), "all_s": [run["seconds"] for run in runs],
         "generator_cpu_s": median(run["generator_cpu_s"] for run in runs), "stored": stored,
     }  # fmt: skip
     checks = {"messages_checked": sent["checks"]["messages_checked"], "missed_messages_checked": missed * repeats}
-    return {"catch_up": caught, "cpu": cpu, "void": [], "checks": checks}
+    return {"catch_up": caught, "cpu": cpu, "void": [], "checks": checks, **about}
 
 
 def run_history(options: Options, stored: list[int], users: int, requests: int, limit: int) -> Result:
@@ -55,7 +55,7 @@ def run_history(options: Options, stored: list[int], users: int, requests: int, 
     results = [_pages(options, messages, users, requests, limit) for messages in stored]
     pages = [page for result in results for page in result["pages"]]
     checks = {"pages": sum(page["requests"] for page in pages), "events_in_them": sum(page["events"] for page in pages)}
-    return {"pages": pages, "cpu": results[-1]["cpu"], "void": [], "checks": checks}
+    return {**results[-1], "pages": pages, "void": [], "checks": checks}
 
 
 def _pages(options: Options, stored: int, users: int, requests: int, limit: int) -> Result:
@@ -74,8 +74,8 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
                     histogram.record(int(seconds * 1e6))
                 figures = {"what": what, "messages": stored, "requests": requests, "events": asked["events"]}
                 pages.append({**figures, "latency_ms": histogram.figures_ms()})
-            cpu = spent(before, on.cpu(), bool(on.running.pids))
-    return {"pages": pages, "cpu": cpu}
+            cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
+    return {"pages": pages, "cpu": cpu, **about}
 
 
 def _asking(archive: Archive) -> tuple[tuple[User, ...], dict[int, str]]:

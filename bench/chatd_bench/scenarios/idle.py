@@ -30,11 +30,12 @@ def run_idle(options: Options, steps: list[int], hold: float) -> Result:
             shares.append(_share(spent(before, on.cpu(), True), time.monotonic() - began))
             seen.append((total, memory_of(on.running.main_pids)))
         settled = on.call("settle", {})
+        about = on.about()
     if not (beats := sum(part["heartbeats"] for part in settled)):
         raise RunFailed("no heartbeat was due: hold the connections longer")
     checks = {"connections": opened, "heartbeats_answered": beats}
     held = [{**step, **share} for step, share in zip(slopes(seen), shares, strict=True)]
-    return {"steps": held, "cpu": shares[-1]["cpu"], "void": [], "checks": checks}
+    return {"steps": held, "cpu": shares[-1]["cpu"], "void": [], "checks": checks, **about}
 
 
 def _share(cpu: dict[str, Any], seconds: float) -> dict[str, Any]:

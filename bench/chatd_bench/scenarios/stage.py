@@ -130,7 +130,11 @@ class Stage:
             after = self.cpu()
         parts = [self.generators.answers(only=number)[0] for number in active]
         result = self._result(parts, windows, before, after)
-        return {**result, "checks": self._checks()}
+        return {**result, "checks": self._checks(), **self.about()}
+
+    def about(self) -> Result:
+        """The server that it was."""
+        return {"server_versions": dict(self.running.versions), "server_settings": dict(self.running.settings)}
 
     def _checks(self) -> dict[str, int]:
         active = range(self.options.generators)
