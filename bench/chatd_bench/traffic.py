@@ -28,6 +28,7 @@ from chatd_bench.servers.server import Endpoint
 OPEN_SECONDS = 900.0
 DRAIN_SECONDS = 30.0
 TURN_SECONDS = 0.02
+LEAST_AT_ONCE = 8
 TOO_OFTEN_SECONDS = 0.2
 """For what may come once more, after everything has come."""
 RESET = struct.pack("ii", 1, 0)
@@ -84,8 +85,12 @@ class Traffic:
 
     # --- set-up -----------------------------------------------------------------------------------
 
-    def open(self, first: int, last: int, at_once: int = AT_ONCE) -> dict[str, Any]:
-        """Connect this process's users from number ``first`` to below ``last``; for each, the seconds until it was live."""
+    def open(self, first: int, last: int, at_once: int = 0) -> dict[str, Any]:
+        """Connect this process's users from number ``first`` to below ``last``; for each, the seconds until it was live.
+
+        ``at_once`` of 0: this process's share of what keeps a server busy.
+        """
+        at_once = at_once or max(AT_ONCE // self.order.generators, LEAST_AT_ONCE)
         cpu = time.process_time()
         users = [user for user in self.order.cast.users[first:last] if self._is_ours(user)]
         lines = self._driver.open(map(Session, users), OPEN_SECONDS, self._progress, at_once)

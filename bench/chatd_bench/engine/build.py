@@ -12,7 +12,7 @@ from pathlib import Path
 from chatd_bench.faults import RunFailed
 from chatd_bench.servers.server import cache_directory
 
-SOURCES = ("engine.c", "wire.h")
+SOURCES = ("engine.c", "judging.h", "state.h", "wire.h", "writing.h")
 FLAGS = ("-O2", "-std=c11", "-Wall", "-Wextra", "-fPIC", "-shared")
 _HERE = Path(__file__).parent
 
