@@ -99,7 +99,7 @@ def summary(name: str, match: Match, runs: Sequence[Result]) -> Result:
         ratios = [against[number] / value for number, value in by_round.items() if number in against]
         result[key] = statistics.median(by_round.values()) if by_round else None
         result[f"{key}_ratio"] = spread(ratios, match.seed)
-    good = [run["latency_ms"]["delivery"] for run in own if _counts(run, RATE, match.keep_void)]
+    good = [run["latency_ms"]["delivery"] for run in own if _counts(run, RATE, match.keep_void) and run[RATE]]
     result["latency_ms"] = {point: statistics.median(each[point] for each in good) for point in ("p50", "p99")} if good else None
     return result
 
