@@ -174,8 +174,10 @@ class Line:
 class Driver:
     """All lines of one generator process, before the engine has them."""
 
-    def __init__(self, dialect: Dialect, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, dialect: Dialect, endpoints: Sequence[Endpoint], meanwhile: Callable[[], None]) -> None:
+        """``meanwhile`` is called again and again while talks go on, for those that are handed over already."""
         self._dialect = dialect
+        self._meanwhile = meanwhile
         self._replies = dialect.incoming().replies
         self._endpoints = endpoints
         self._epoll = select.epoll()
@@ -194,11 +196,11 @@ class Driver:
             line.begin((talk or self._dialect.login)(session))
             return line
 
-        lines = self._all(map(opening, sessions), seconds, progress, at_once, "logins")
-        for line in lines:
-            if (beat := self._dialect.heartbeat(line.session)) is not None:
-                self._resting.append((line.ended + beat.seconds, line, beat))
-        return lines
+        return self._all(map(opening, sessions), seconds, progress, at_once, "logins", self._rest_from_now)
+
+    def _rest_from_now(self, line: Line) -> None:
+        if (beat := self._dialect.heartbeat(line.session)) is not None:
+            self._resting.append((time.monotonic() + beat.seconds, line, beat))
 
     def talk(self, talks: Iterable[tuple[Line, Talk[Any]]], seconds: float, progress: Progress, what: str) -> list[Any]:
         """Carry on one talk on each of these lines; their results. Raises RunFailed."""
@@ -210,7 +212,10 @@ class Driver:
         lines = self._all((beginning(*each) for each in talks), seconds, progress, AT_ONCE, what)
         return [line.result for line in lines]
 
-    def _all(self, starting: Iterator[Line], seconds: float, progress: Progress, at_once: int, what: str) -> list[Line]:
+    def _all(
+        self, starting: Iterator[Line], seconds: float, progress: Progress, at_once: int, what: str,
+        then: Callable[[Line], None] = lambda _: None,
+    ) -> list[Line]:
         begun: list[Line] = []
         busy: set[Line] = set()
         end = time.monotonic() + seconds
@@ -224,6 +229,7 @@ class Driver:
                 begun.append(line)
                 if line.done and not line.waits_to_write:
                     finished += 1
+                    then(line)
                 else:
                     busy.add(line)
                     self._watch(line)
@@ -232,8 +238,10 @@ class Driver:
                     busy.discard(line)
                     self._unwatch(line)
                     finished += 1
+                    then(line)
             progress(finished)
             self.rest()
+            self._meanwhile()
             if time.monotonic() > end:
                 raise RunFailed(f"{what}: {len(busy)} not done within {seconds:.0f} s")
         return begun

@@ -111,7 +111,10 @@ class Generators:
     def start(self, name: str, *arguments: Any, only: int | None = None) -> None:
         """Give a command to all generators, or to one; ``answers`` must follow."""
         for pipe in self._pipes if only is None else [self._pipes[only]]:
-            pipe.send((name, arguments))
+            try:
+                pipe.send((name, arguments))
+            except OSError as fault:  # it has ended between two commands, and said why
+                raise RunFailed(_received(pipe)[1]) from fault
 
     def answers(self, only: int | None = None, progress: Progress | None = None) -> list[Any]:
         """Wait for the answers to the last command. Raises RunFailed with the first generator's fault."""

@@ -29,6 +29,7 @@ OPEN_SECONDS = 900.0
 DRAIN_SECONDS = 30.0
 TURN_SECONDS = 0.02
 LEAST_AT_ONCE = 8
+KEEP_ALIVE_SECONDS = 0.05
 TOO_OFTEN_SECONDS = 0.2
 """For what may come once more, after everything has come."""
 RESET = struct.pack("ii", 1, 0)
@@ -63,12 +64,13 @@ class Traffic:
         senders = dict(zip(cast.channels, cast.writers, strict=True))
         self._senders = senders
         self._engine = Engine(self._dialect, cast.users, senders, order.body_bytes)
-        self._driver = Driver(self._dialect, order.endpoints)
+        self._driver = Driver(self._dialect, order.endpoints, self._keep_alive)
         self._lines: dict[int, Line] = {}
         self._armed: dict[int, int] = {}
         self._addresses: Mapping[int, str] = {}
         self._positions: dict[tuple[int, int], int] = {}
         self._slow: set[int] = set()
+        self._kept_alive = 0.0
         self._will_be_slow: dict[int, int] = {}
         self._lost = 0
         self._plan: Plan | None = None
@@ -77,6 +79,13 @@ class Traffic:
         """Between commands."""
         self._driver.rest()
         self._engine.run(time.monotonic() + seconds)
+
+    def _keep_alive(self) -> None:
+        """Those that the engine has already, while others are being connected."""
+        now = time.monotonic()
+        if now - self._kept_alive > KEEP_ALIVE_SECONDS:
+            self._engine.run(now + KEEP_ALIVE_SECONDS / 10)
+            self._kept_alive = time.monotonic()
 
     def close(self) -> None:
         """Let go of everything, without a goodbye."""
