@@ -41,6 +41,7 @@ sql_database: "{directory}/archive.db"
 new_sql_schema: true
 websocket_ping_interval: 1 hour
 websocket_timeout: 2 hours
+negotiation_timeout: 1 hour
 max_fsm_queue: 1000000
 listen:
   - port: {port}
