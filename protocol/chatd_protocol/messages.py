@@ -50,7 +50,7 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=Tr
 
 
 def _check_body(body: object) -> None:
-    if not isinstance(body, str | bytes) and body is not UNSET:
+    if type(body) is not str and type(body) is not bytes and body is not UNSET:
         raise TypeError('`body`: text or bytes (in JSON {"b64": base64url without padding})')
 
 
