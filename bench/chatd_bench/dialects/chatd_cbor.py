@@ -33,7 +33,8 @@ from chatd_bench.faults import RunFailed
 TOKEN_SECONDS = 24 * 3600
 MARK_EVERY = 20
 """Deliveries that one ``delivered`` covers."""
-HEARTBEATS_PER_INTERVAL = 3
+HEARTBEATS_PER_INTERVAL = 2
+"""As chatd's own client."""
 COUNTED = {"heartbeat": b"\x69", "receipt": b"\x67", "presence": b"\x68", "typing": b"\x66", "live": b"\x64"}
 """What a server says beside messages, with the head of its name."""
 
