@@ -176,7 +176,7 @@ class Traffic:
             self._engine.fill(in_flight, end)
 
     def timed(self, begin: float, windows: Sequence[tuple[float, float]], end: float, in_flight: int) -> dict[str, Any]:
-        """``start``, run to the end, and wait for the acks; what was measured."""
+        """``start``, run to the end, and wait for the acks; what it took. ``seen`` has the latencies."""
         self.start(begin, windows, end, in_flight)
         self._engine.run(windows[0][0])
         cpu, opened = time.process_time(), time.monotonic()
@@ -190,8 +190,12 @@ class Traffic:
         totals = self._engine.totals()
         return {
             "cpu_s": cpu, "seconds": elapsed, "sent_total": totals.sent, "acked_total": totals.acked,
-            "counted": self._engine.counted(), "windows": [self._seen(index) for index in range(len(windows))],
+            "counted": self._engine.counted(),
         }  # fmt: skip
+
+    def seen(self, windows: int) -> list[dict[str, Any]]:
+        """What was measured in each. After ``settle``: the latest deliveries are the slowest, and belong to it."""
+        return [self._seen(window) for window in range(windows)]
 
     def _seen(self, window: int) -> dict[str, Any]:
         latencies: dict[str, Counts] = {which.name.lower(): self._engine.latencies(window, which) for which in Latency}

@@ -129,8 +129,10 @@ class Stage:
             _watch(begin, at, progress)
             after = self.cpu()
         parts = [self.generators.answers(only=number)[0] for number in active]
-        result = self._result(parts, windows, before, after)
-        return {**result, "checks": self._checks(), **self.about()}
+        checks = self._checks()
+        for number, part in zip(active, parts, strict=True):
+            [part["windows"]] = self.generators.call("seen", len(windows), only=number)
+        return {**self._result(parts, windows, before, after), "checks": checks, **self.about()}
 
     def about(self) -> Result:
         """The server that it was."""
