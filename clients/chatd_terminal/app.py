@@ -29,6 +29,7 @@ from chatd_terminal.view_model import Model
 if TYPE_CHECKING:
     from chatd_client import Fact
 
+    from chatd_terminal.account import Account
     from chatd_terminal.settings import Settings
 
 DRAIN_S = 2.0
@@ -41,14 +42,14 @@ AWAY_S = 300.0
 class Terminal:
     """One screen for one client. ``run`` it once."""
 
-    def __init__(self, client: Client, me: str, settings: Settings) -> None:
+    def __init__(self, client: Client, me: str, settings: Settings, account: Account) -> None:
         self._client, self._settings = client, settings
         self._model = Model(me)
         self._dirty = trio.Event()
         self._screen = Chat(self._model, self)
         self._errands = Errands(client, self._model, self._screen, self._changed)
         self._errands.open_conversation = self.switch
-        self._deeds = Deeds(client, self._model, self._screen, self._errands)
+        self._deeds = Deeds(client, self._model, self._screen, self._errands, account)
         self._quit = trio.CancelScope()
         self._deeds.quit, self._deeds.switch, self._deeds.orders.arrive = self._quit.cancel, self.switch, self._arrive
         self._lease = TypingLease()
@@ -111,6 +112,8 @@ class Terminal:
                 conv = fact.conv if isinstance(fact, Event) else fact.ack.conv
                 self._mark_read()
                 self._errands.learn(self._model.conversations[conv])
+                if isinstance(fact, Event) and fact.kind == "joined" and fact.user == self._model.me:
+                    self._errands.rejoined(self._model.conversations[conv])
             case SendRefused() if fact.item.fields["t"] != "send":
                 self._screen.note(f"not done: {fact.message} ({fact.code})")
             case Receipt(user=user) if user == self._model.me:
@@ -123,6 +126,7 @@ class Terminal:
             self._dirty = trio.Event()
             modes = getattr(loop.screen, "modes", None)
             self._screen.style = Style(clusters=getattr(modes, "grapheme_clustering", None) is True)
+            self._model.silent_s = self._client.silent_s
             self._screen.redraw(trio.current_time())
             loop.draw_screen()
             self._look_around()

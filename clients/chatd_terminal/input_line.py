@@ -14,9 +14,11 @@ MAX_DRAFTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Compose:
-    """What Enter will do: say something, reply or react to ``seq``, or edit it; then it reads ``original`` now."""
+    """What Enter will do: say something, reply or react to ``seq``, edit it (then it reads ``original`` now), or answer
+    with what nobody may see on the screen.
+    """
 
-    kind: Literal["say", "reply", "edit", "react"] = "say"
+    kind: Literal["say", "reply", "edit", "react", "secret"] = "say"
     seq: int = 0
     prompt: str = PROMPT
     original: str = ""
@@ -37,6 +39,7 @@ class InputLine(urwid.Edit):
         """Compose something else."""
         self.compose = compose
         self.set_caption(compose.prompt)
+        self.set_mask("*" if compose.kind == "secret" else None)
         self.put(text, len(text))
 
     def put(self, text: str, cursor: int) -> None:

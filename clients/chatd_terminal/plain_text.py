@@ -23,7 +23,7 @@ def plain(text: str, *, lines: bool = False) -> str:
     """``text`` without anything a terminal would obey; newlines stay with ``lines``, tabs become four spaces."""
     out: list[str] = []
     marks = 0
-    for character in text:
+    for character in text.replace("\r\n", "\n"):
         category = unicodedata.category(character)
         marks = marks + 1 if category in {"Mn", "Me"} else 0
         if character == "\n" and lines:

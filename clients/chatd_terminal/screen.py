@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import urwid
 
 from chatd_terminal.completion import Cycle, wanted
-from chatd_terminal.headings import status_text, title_text
+from chatd_terminal.headings import is_silent, status_text, title_text
 from chatd_terminal.help_text import FIRST_STEPS, HELP
 from chatd_terminal.input_line import SAY, InputLine
 from chatd_terminal.markup import Style
@@ -61,6 +61,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._pasting = False
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
+        self._now = 0.0
         self._input_box = urwid.ListBox(urwid.SimpleFocusListWalker([self.input]))
         self._rows: urwid.Pile = urwid.Pile([self._status_map, (1, self._input_box)], focus_item=1)
         header = urwid.AttrMap(self._title, "status")
@@ -72,10 +73,14 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
         self._draw_pane()
         self._list.show(self._model, self.style, self.input.has_draft)
-        self._status.set_text(status_text(self._model, self.style, now, alone=bool(self._narrow)))
-        offline = self._model.connection.state == "offline"
+        self._now = now
+        self._draw_status()
+        offline = self._model.connection.state == "offline" or is_silent(self._model)
         tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
         self._status_map.set_attr_map(tints)
+
+    def _draw_status(self) -> None:
+        self._status.set_text(status_text(self._model, self.style, self._now, alone=bool(self._narrow)))
 
     def _draw_pane(self) -> None:
         chat = self._model.current()
@@ -174,6 +179,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         narrow = size[0] < NARROW
         if narrow != self._narrow:
             self._narrow = narrow
+            self._draw_status()
             columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
             self.body = self._main if narrow else columns
         self._fit(*size)
@@ -217,12 +223,20 @@ class Chat(urwid.Frame[Any, Any, Any]):
             return None
         if key != "tab":
             self.cycle = None
+        if len(key) == len("meta x") and key.startswith("meta ") and self._is_elsewhere():
+            self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
+            key = key[-1]
         typed = self.input.edit_text
         handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
         left = None if handled or self._plain_key(key) else super().keypress(size, key)
         if self.input.edit_text != typed:
             self._actions.typed(self.input.edit_text)
         return left
+
+    def _is_elsewhere(self) -> bool:
+        """Whether there is something that Esc leads back from, besides what is being composed."""
+        page = self._page is not None or bool(self._pick_title)
+        return page or self.pane.selected is not None or self._model.thread is not None
 
     def _paste(self, key: str) -> bool:
         """Pasted lines stay together: none is sent by the newline at its end."""
@@ -323,6 +337,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.pane.to_end()
 
     def _enter(self) -> None:
+        if self.input.compose.kind == "secret":
+            self._enter_secret()
+            return
         text, compose = self.input.edit_text.strip(), self.input.compose
         if not text and self._pick_title:
             self.picks.choose()
@@ -337,7 +354,17 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.pane.to_end()
         self._actions.entered(text, compose)
 
+    def _enter_secret(self) -> None:
+        """Blanks belong to a password; no answer ends the dialog."""
+        text, compose = self.input.edit_text.rstrip("\r\n"), self.input.compose
+        self.input.begin(SAY, "")
+        self.notice = "" if text else "nothing is changed"
+        if text:
+            self._actions.entered(text, compose)
+
     def _tab(self) -> None:
+        if self.input.compose.kind == "secret":
+            return
         if not self.input.edit_text:
             self._step(1)
         elif self.cycle is not None:
