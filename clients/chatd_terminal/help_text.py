@@ -46,9 +46,9 @@ End on an empty line  back to the newest
 /password             another password, typed out of sight; it signs your other devices out
 /privacy              what others see of you; /privacy presence off, /privacy last_seen on
 /limits               how much you may still do
-/quit                 leaves; what waits is sent at the next start
-F1, /help   Ctrl-L    this page; draws the screen anew
-Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all
+/quit                 leaves, as Ctrl-C on an empty line does; what waits is sent at the next start
+F1, /help   Ctrl-L    this page; draws the screen anew; Ctrl-Z suspends
+Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all (as Ctrl-C)
 
 # Marks
 …  waits to be stored · ✓  stored · ✓✓  all others have it · ◉  all others have read it · ✗  refused

@@ -55,6 +55,10 @@ def run(
         return 1
     except (KeyboardInterrupt, EOFError):
         return 0
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return 0
     if ended:
         print(f"chatd chat: the server ended the session: {ended}", file=sys.stderr)
     return 1 if ended else 0

@@ -264,6 +264,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
                 self._choose(1)
             case "esc":
                 self._escape()
+            case "ctrl c":
+                self._interrupt()
             case _ if key in SCROLLING:
                 self.picks.move(key) if self._pick_title else self.pane.scroll(key)
             case _:
@@ -331,6 +333,14 @@ class Chat(urwid.Frame[Any, Any, Any]):
         elif not self.pane.following:
             self._to_end()
         self._draw_pane()
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: what is typed goes; where nothing is, the program ends."""
+        if self.input.edit_text or self.input.compose is not SAY:
+            self.input.begin(SAY, "")
+            self.notice = "" if self.pane.selected is None else self.notice
+        else:
+            self._actions.leave()
 
     def _to_end(self) -> None:
         self._actions.to_end()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chatd_protocol.messages import Create, Heartbeat, Search, Send
+from chatd_protocol.messages import Conversations, Create, Heartbeat, Search, Send
 from msgspec.structs import replace
 
 from tests.clients.real_screen import CTRL_UP, ESC, Screen, terminal
@@ -174,3 +174,53 @@ async def test_back_in_a_group_under_its_new_title(server: Any, tmp_path: Path) 
         await server.change("g1", "bob", "joined", user="alice")
         await screen.shows("Crew")
         await leave(screen)
+
+
+async def test_ctrl_c_and_ctrl_s(server: Any, tmp_path: Path) -> None:
+    """Ctrl-S stops nothing; Ctrl-C empties the line, and on an empty one leaves in order, without a word."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        screen.type("\x13half typed")
+        await screen.shows("> half typed")
+        screen.type("\x03")
+        await screen.hides("half typed")
+        screen.type("\x03")
+        assert await screen.ends() == 0
+        assert b"Traceback" not in screen.raw
+        assert screen.raw.rindex(b"\x1b[?1049l") > screen.raw.rindex(b"hello")
+
+
+async def test_ended_from_outside(server: Any, tmp_path: Path) -> None:
+    """SIGTERM restores the terminal, and what is queued is there at the next start."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        server.swallow = lambda message: isinstance(message, Send)
+        screen.type("/dm bob\rkept\r")
+        await screen.shows("kept …")
+        screen.process.terminate()
+        assert await screen.ends() == 0
+        assert b"\x1b[?1049l" in screen.raw
+    server.swallow = lambda message: False
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("kept ✓")
+
+
+async def test_what_is_typed_before_the_list_is_there_stays(server: Any, tmp_path: Path) -> None:
+    """A message that was begun over the first page is not put into the conversation that opens by itself."""
+    server.append("dm-bob", "bob", "hello")
+    server.swallow = lambda message: isinstance(message, Conversations)
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live", "No conversation is open")
+        screen.type("for whom?")
+        await screen.shows("> for whom?")
+        server.swallow = lambda message: False
+        await server.cut()
+        await server.until(lambda: len([one for one in server.arrived if isinstance(one, Conversations)]) == 2)
+        await screen.shows("bob                   (1)")
+        screen.type("\r")
+        await screen.shows("no conversation is open: /dm NAME", "> for whom?")
+        screen.type("\x15\t")
+        await screen.shows("▸bob", "bob: hello")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello"]
