@@ -29,7 +29,7 @@ class Ask(Protocol):
 
 
 class Verdict:
-    """What an address was told: ``wait_s`` is 0 if it may; the rest is for its headers."""
+    """What an address was told: ``wait_s`` is 0 if it may, else when to try again; the rest is for its headers."""
 
     __slots__ = ("limit", "remaining", "reset_s", "wait_s")
 
