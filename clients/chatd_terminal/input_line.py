@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import urwid
 
+from chatd_terminal.plain_text import steady_in_place
+
 PROMPT = "> "
 MAX_DRAFTS = 200
 
@@ -28,12 +30,19 @@ SAY = Compose()
 
 
 class InputLine(urwid.Edit):
-    """What is typed. Newlines in it are sent as they are; Enter is the screen's."""
+    """What is typed. Newlines in it are sent as they are; Enter is the screen's. ``clusters``: see ``markup.Style``."""
+
+    clusters = False
 
     def __init__(self) -> None:
         super().__init__(PROMPT, multiline=True)
         self.compose = SAY
         self._drafts: dict[str, tuple[str, Compose]] = {}
+
+    def get_text(self) -> Any:
+        """What is drawn, in characters about whose width the terminal and urwid agree, or the cursor would go astray."""
+        text, attributes = super().get_text()
+        return (text if self.clusters else steady_in_place(str(text))), attributes
 
     def begin(self, compose: Compose, text: str) -> None:
         """Compose something else."""

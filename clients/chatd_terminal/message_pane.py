@@ -88,7 +88,7 @@ class MessagePane(urwid.ListBox[Any]):
         return urwid.Pile([("pack", urwid.Text(quote, wrap="ellipsis")), ("pack", text)]) if quote else text
 
     def _widget(self, before: dict[object, urwid.Widget], key: object, markup: Any, align: Any) -> urwid.Widget:
-        widget = self._widgets[key] = before.get(key) or urwid.Text(markup, align=align)
+        widget = self._widgets[key] = before.get(key) or urwid.Text(markup, align=align, wrap="clip")
         return widget
 
     def to_end(self) -> None:

@@ -14,6 +14,7 @@ from chatd_terminal.help_text import FIRST_STEPS, HELP
 from chatd_terminal.input_line import SAY, InputLine
 from chatd_terminal.markup import Style
 from chatd_terminal.message_pane import MessagePane
+from chatd_terminal.paste import Paste
 from chatd_terminal.plain_text import plain
 from chatd_terminal.side_panes import ListPane, PickPane
 
@@ -58,7 +59,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
         self._asking: Callable[[], None] | None = None
-        self._pasting = False
+        self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
         self._now = 0.0
@@ -71,9 +72,10 @@ class Chat(urwid.Frame[Any, Any, Any]):
 
     def redraw(self, now: float) -> None:
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
+        self._take_pasted()  # also where the end of a paste was lost
         self._draw_pane()
         self._list.show(self._model, self.style, self.input.has_draft)
-        self._now = now
+        self._now, self.input.clusters = now, self.style.clusters
         self._draw_status()
         offline = self._model.connection.state == "offline" or is_silent(self._model)
         tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
@@ -214,8 +216,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._actions.stirred(focused=key == "focus in")
             return None
         self._actions.stirred()
-        if self._paste(key):
+        if self._paste.takes(key):
             return None
+        self._take_pasted()
         if self._asking is not None:
             yes, self._asking, self.notice = self._asking, None, ""
             if key in {"y", "Y"}:
@@ -238,18 +241,11 @@ class Chat(urwid.Frame[Any, Any, Any]):
         page = self._page is not None or bool(self._pick_title)
         return page or self.pane.selected is not None or self._model.thread is not None
 
-    def _paste(self, key: str) -> bool:
+    def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""
-        if key in {"begin paste", "end paste"}:
-            self._pasting = key == "begin paste"
-            return True
-        if not self._pasting:
-            return False
-        text = {"enter": "\n", "tab": "    "}.get(key, key)
-        if len(text) == 1 or text.isspace():
+        if text := self._paste.taken():
             self.input.insert_text(text)
             self._actions.typed(self.input.edit_text)
-        return True
 
     def _special(self, key: str) -> bool:
         """Keys that mean the same wherever one is."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
 from chatd_protocol.messages import Conversations, Create, Heartbeat, Search, Send
 from msgspec.structs import replace
 
@@ -224,3 +225,34 @@ async def test_what_is_typed_before_the_list_is_there_stays(server: Any, tmp_pat
         await screen.shows("▸bob", "bob: hello")
         await leave(screen)
     assert server.bodies("dm-bob") == ["hello"]
+
+
+async def test_joined_emoji_in_the_input(server: Any, tmp_path: Path) -> None:
+    """They stand side by side while they are typed, what follows stays in its place, and they are sent as they were."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        screen.type("a 👩\u200d👩\u200d👧 ❤\ufe0f b")
+        await screen.until(lambda: "> a 👩👩👧 ❤ b" in screen.text().replace("\u034f", ""))
+        screen.type("\x1b[D\x1b[Dc\r")
+        await screen.shows("a 👩👩👧 ❤c b ✓")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello", "a 👩\u200d👩\u200d👧 ❤\ufe0fc b"]
+
+
+async def test_a_large_paste_is_taken_in_one_piece(server: Any, tmp_path: Path) -> None:
+    """More than the server takes: it is refused with words, stays to be mended, and freezes nothing."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        screen.type("\x1b[200~")
+        for _ in range(70):
+            await trio.to_thread.run_sync(screen.type, "y" * 1000)
+        screen.type("end of it\x1b[201~")
+        await screen.shows("yend of it")
+        screen.type("\r")
+        await screen.shows("at most 65536 bytes", "yend of it")
+        screen.type("\x15short\r")
+        await screen.shows("short ✓")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello", "short"]
