@@ -185,6 +185,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             allowed_origins=config.server.allowed_origins, tls=tls,
         )  # fmt: skip
         _watch(metrics, node, listener, writer, bus, poller)
+        metrics.watch("signals_waiting", "Typing and receipts that wait, leases of typing among them", lambda: signals.waiting)
         ops = OpsPages(metrics.exposition, readiness)
         await _serve_sockets(config, ops_asked, public, node, readiness, ended, listener, ops)
         services.cancel_scope.cancel()
@@ -200,6 +201,10 @@ def _watch(
     metrics.watch("presence_watched", "Users watched by sessions of this node", lambda: node.presence.watched)
     metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
     metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
+    metrics.watch("topics", "Conversations that sessions of this node follow", lambda: len(node.hub.topics))
+    metrics.watch("gapped_topics", "Conversations in which an event is missing", lambda: len(node.hub.gapped))
+    metrics.watch("held_bytes", "Bytes of events that wait behind a missing one", lambda: node.hub.held_bytes)
+    metrics.watch("bus_waiting_bytes", "Bytes that the bus has taken and Redis has not", lambda: bus.waiting_bytes)
     metrics.watch("link_faults", "Links ended by a fault that was not the peer's", lambda: poller.faults, counter=True)
     metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published, counter=True)
     metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received, counter=True)

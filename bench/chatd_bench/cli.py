@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from chatd_bench import outage_command
 from chatd_bench.connection import RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
+from chatd_bench.outage_command import Parsers, positive
 from chatd_bench.report import METHOD, render, save
 from chatd_bench.run import Result, presence_rows, run_dm, run_group, run_idle, run_presence
 from chatd_bench.server import AUDIENCE, ISSUER, Target, own_server, running_server
@@ -36,12 +38,8 @@ def main(arguments: list[str]) -> int:
         parser.error(fault)
     raise_file_limit()
     try:
-        if options.scenario == "limits":
-            return _run_limits(options)
-        if options.scenario == "search":
-            return _run_search(options)
-        if options.scenario == "presence":
-            return _run_presence(options)
+        if options.scenario in _OWN_SERVERS:
+            return _OWN_SERVERS[options.scenario](options)
         with _target(options) as target:
             for scenario, parameters, run in _runs(options, target):
                 _show(options, target, scenario, parameters, run())
@@ -85,6 +83,14 @@ def _run_limits(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_outage(options: argparse.Namespace) -> int:
+    return outage_command.run(options, _show_plainly)
+
+
+_OWN_SERVERS = {"limits": _run_limits, "search": _run_search, "presence": _run_presence, "outage": _run_outage}
+"""Scenarios that start what they need by themselves."""
+
+
 def _show_plainly(
     options: argparse.Namespace, parameters: dict[str, Any], rows: list[tuple[str, str]], result: Result
 ) -> None:
@@ -107,58 +113,56 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--issuer", default=ISSUER, help="with --url: that issuer's name (%(default)s)")
     common.add_argument("--audience", default=AUDIENCE, help="with --url: its audience (%(default)s)")
     common.add_argument("--pid", type=int, help="with --url: the server's process, for its CPU time and memory")
-    common.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
+    common.add_argument("--generators", type=positive, default=1, metavar="N", help="generator processes (1)")
     common.add_argument("--save", action="store_true", help="keep the result as JSON")
     common.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
     timed = argparse.ArgumentParser(add_help=False)
     timed.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured (%(default)s)")
     timed.add_argument("--warmup", type=float, default=3.0, metavar="S", help="what comes before it (%(default)s)")
-    timed.add_argument("--window", type=_positive, default=5, metavar="W", help="sends in flight, each (%(default)s)")
-    timed.add_argument("--body-bytes", type=_positive, default=120, metavar="B", help="(%(default)s)")
+    timed.add_argument("--window", type=positive, default=5, metavar="W", help="sends in flight, each (%(default)s)")
+    timed.add_argument("--body-bytes", type=positive, default=120, metavar="B", help="(%(default)s)")
     parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Closed-loop load for a chatd server.")
     scenarios = parser.add_subparsers(dest="scenario", required=True)
     dm = scenarios.add_parser("dm", parents=[common, timed], help="pairs of connections that write to each other")
-    dm.add_argument("--connections", type=_positive, default=200, metavar="N", help="(%(default)s)")
+    dm.add_argument("--connections", type=positive, default=200, metavar="N", help="(%(default)s)")
     group = scenarios.add_parser("group", parents=[common, timed], help="one group, all members connected")
-    group.add_argument("--members", type=_positive, default=100, metavar="M", help="(%(default)s)")
-    group.add_argument("--senders", type=_positive, default=10, metavar="K", help="members who write (%(default)s)")
+    group.add_argument("--members", type=positive, default=100, metavar="M", help="(%(default)s)")
+    group.add_argument("--senders", type=positive, default=10, metavar="K", help="members who write (%(default)s)")
     idle = scenarios.add_parser("idle", parents=[common], help="the server's memory per idle connection")
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
     idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
-    presence = scenarios.add_parser("presence", help="what it costs to tell who is there")
-    presence.add_argument("--users", type=_positive, default=10_000, metavar="N", help="who are online (%(default)s)")
-    presence.add_argument("--watch", type=_positive, default=50, metavar="W", help="whom each watches (%(default)s)")
-    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
-    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
-    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
-    presence.add_argument("--generators", type=_positive, default=1, metavar="N", help="generator processes (1)")
-    presence.add_argument("--save", action="store_true", help="keep the result as JSON")
-    presence.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
-    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
-    limits.add_argument("--nodes", type=_positive, default=4, metavar="N", help="that share a limit (%(default)s)")
-    limits.add_argument("--save", action="store_true", help="keep the result as JSON")
-    limits.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    search = scenarios.add_parser("search", help="searching and completing in a long history, which is made first")
-    search.add_argument("--users", type=_positive, default=100_000, metavar="N", help="(%(default)s)")
-    search.add_argument("--messages", type=_positive, default=1_000_000, metavar="N", help="(%(default)s)")
-    search.add_argument("--requests", type=_positive, default=1000, metavar="R", help="of each kind (%(default)s)")
-    search.add_argument("--searchers", type=_positive, default=4, metavar="S", help="at once (%(default)s)")
-    search.add_argument("--save", action="store_true", help="keep the result as JSON")
-    search.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    _add_own_servers(scenarios)
+    outage_command.add_parser(scenarios)
     scenarios.add_parser("quick", parents=[common], help="all three, tiny: that they run, and their checks hold")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+def _add_own_servers(scenarios: Parsers) -> None:
+    presence = scenarios.add_parser("presence", help="what it costs to tell who is there")
+    presence.add_argument("--users", type=positive, default=10_000, metavar="N", help="who are online (%(default)s)")
+    presence.add_argument("--watch", type=positive, default=50, metavar="W", help="whom each watches (%(default)s)")
+    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
+    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
+    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
+    presence.add_argument("--generators", type=positive, default=1, metavar="N", help="generator processes (1)")
+    presence.add_argument("--save", action="store_true", help="keep the result as JSON")
+    presence.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    limits = scenarios.add_parser("limits", help="rate limits: a check's cost, and how well nodes share one")
+    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
+    limits.add_argument("--nodes", type=positive, default=4, metavar="N", help="that share a limit (%(default)s)")
+    limits.add_argument("--save", action="store_true", help="keep the result as JSON")
+    limits.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    search = scenarios.add_parser("search", help="searching and completing in a long history, which is made first")
+    search.add_argument("--users", type=positive, default=100_000, metavar="N", help="(%(default)s)")
+    search.add_argument("--messages", type=positive, default=1_000_000, metavar="N", help="(%(default)s)")
+    search.add_argument("--requests", type=positive, default=1000, metavar="R", help="of each kind (%(default)s)")
+    search.add_argument("--searchers", type=positive, default=4, metavar="S", help="at once (%(default)s)")
+    search.add_argument("--save", action="store_true", help="keep the result as JSON")
+    search.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
 
 
 def _steps(text: str) -> list[int]:
-    steps = [_positive(word) for word in text.split(",")]
+    steps = [positive(word) for word in text.split(",")]
     if steps != sorted(set(steps)):
         raise ValueError(text)
     return steps
@@ -168,12 +172,19 @@ def _wrong(options: argparse.Namespace) -> str | None:
     """What argparse cannot see."""
     if options.scenario == "limits":
         return None
+    if options.scenario == "outage":
+        return outage_command.wrong(options)
     if options.scenario == "presence":
         least = options.generators * (options.watch + 1)
         return None if options.users >= least else f"--users {options.users}: a group for each generator takes {least}"
     if options.scenario == "search":
         least = options.searchers
         return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"
+    return _wrong_load(options)
+
+
+def _wrong_load(options: argparse.Namespace) -> str | None:
+    """Of the scenarios that load one server."""
     if options.url and options.key_file is None:
         return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
     if options.scenario == "dm" and (options.connections % 2 or options.connections // 2 < options.generators):

@@ -17,9 +17,12 @@ from chatd_bench.dm import DmLoad
 from chatd_bench.group import GroupLoad
 from chatd_bench.idle import IdleLoad
 from chatd_bench.load import Load, Plan
+from chatd_bench.outage import OutageLoad
 from chatd_bench.presence import PresenceLoad
 
-LOADS: dict[str, type[Load]] = {"dm": DmLoad, "group": GroupLoad, "idle": IdleLoad, "presence": PresenceLoad}
+LOADS: dict[str, type[Load]] = {
+    "dm": DmLoad, "group": GroupLoad, "idle": IdleLoad, "presence": PresenceLoad, "outage": OutageLoad,
+}  # fmt: skip
 COMMAND_SECONDS = 0.02
 """How often the pipe is looked at between commands; a command is never part of what is timed."""
 

@@ -35,6 +35,8 @@ class Plan:
     generator: int
     generators: int
     parameters: dict[str, int] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    """Of all nodes, where there is more than one."""
 
 
 class Tally:
@@ -68,8 +70,9 @@ class Load:
         return jwt.encode(payload, self._key, algorithm="EdDSA")  # type: ignore[arg-type]
 
     def connect(self, connection: Connection, number: int) -> None:
-        """Begin to open the ``number``-th connection of the run."""
-        connection.connect(self.loop, self.plan.host, self.plan.port, number, self.token(connection.name))
+        """Begin to open the ``number``-th connection of the run; where there are several nodes, they take turns."""
+        port = self.plan.ports[number % len(self.plan.ports)] if self.plan.ports else self.plan.port
+        connection.connect(self.loop, self.plan.host, port, number, self.token(connection.name))
 
     def begin(self) -> None:
         """Send the first messages; each ack then sends the next one, while ``sending``."""

@@ -31,20 +31,20 @@ WITHOUT_PRESENCE = {"CHATD_PRESENCE_RENEW_SECONDS": "1800", "CHATD_PRESENCE_EXPI
 
 def run_dm(target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float) -> Result:
     """Pairs of connections (see ``dm``). Raises RunFailed."""
-    with Generators(_plans("dm", target, parameters, generators)) as running:
+    with Generators(plans_of("dm", target, parameters, generators)) as running:
         running.call("open")
         result = _timed(running, target, warmup, seconds)
-        return {**result, "checks": _sum(running.call("check"))}
+        return {**result, "checks": add_up(running.call("check"))}
 
 
 def run_group(target: Target, parameters: dict[str, int], generators: int, warmup: float, seconds: float) -> Result:
     """One group (see ``group``). Raises RunFailed."""
-    with Generators(_plans("group", target, parameters, generators)) as running:
+    with Generators(plans_of("group", target, parameters, generators)) as running:
         running.call("open")
         [conv] = running.call("create", only=0)
         running.call("join", conv)
         result = _timed(running, target, warmup, seconds)
-        checks = _sum(running.call("check", result["acked_total"]))
+        checks = add_up(running.call("check", result["acked_total"]))
         return {**result, "checks": checks}
 
 
@@ -53,14 +53,14 @@ def run_idle(target: Target, steps: list[int], generators: int, hold: float) -> 
     if target.pid is None:
         raise RunFailed("idle: whose memory? Name the server's process with --pid")
     seen: list[tuple[int, Memory]] = []
-    with Generators(_plans("idle", target, {}, generators)) as running:
+    with Generators(plans_of("idle", target, {}, generators)) as running:
         before = read_cpu(target.pid, running.pids)
         for total in steps:
             running.call("grow", total)
             time.sleep(hold)
             seen.append((total, read_memory(target.pid)))
         cpu = _spent(target, before, read_cpu(target.pid, running.pids))
-        checks = _sum(running.call("check"))
+        checks = add_up(running.call("check"))
     return {"steps": _slopes(seen), "cpu": cpu, "warnings": [], "checks": checks}
 
 
@@ -76,7 +76,7 @@ def run_presence(
         assert target.pid is not None, "it was started here"
         memory = read_memory(target.pid)
         present = _held(running, target, warmup, seconds, changes_per_s / generators)
-        checks = _sum(running.call("check"))
+        checks = add_up(running.call("check"))
     return {
         "first_told_s": first, "without": without, "with": present, "share": present["share"] - without["share"],
         "rss_kib": memory.rss, "checks": checks,
@@ -85,7 +85,7 @@ def run_presence(
 
 @contextmanager
 def _presence_load(target: Target, parameters: dict[str, int], generators: int) -> Iterator[Generators]:
-    with Generators(_plans("presence", target, parameters, generators)) as running:
+    with Generators(plans_of("presence", target, parameters, generators)) as running:
         running.call("open")
         running.call("acquaint")
         yield running
@@ -120,12 +120,16 @@ def presence_rows(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def _plans(scenario: str, target: Target, parameters: dict[str, int], generators: int) -> list[Plan]:
+def plans_of(
+    scenario: str, target: Target, parameters: dict[str, int], generators: int, ports: tuple[int, ...] = ()
+) -> list[Plan]:
+    """One for each generator; ``ports``: of all nodes, where there is more than one."""
     run_id = f"b{secrets.token_hex(4)}"
     return [
         Plan(
             scenario=scenario, host=target.host, port=target.port, private_key=target.private_key, issuer=target.issuer,
             audience=target.audience, run_id=run_id, generator=number, generators=generators, parameters=parameters,
+            ports=ports,
         )
         for number in range(generators)
     ]  # fmt: skip
@@ -161,12 +165,13 @@ def _added(parts: list[Result]) -> Result:
     return {
         **totals, "seconds": seconds, "acked_per_s": totals["acked"] / seconds,
         "delivered_per_s": totals["delivered"] / seconds,
-        "ack_latency_ms": _percentiles([part["ack_latency"] for part in parts]),
-        "delivery_latency_ms": _percentiles([part["delivery_latency"] for part in parts]),
+        "ack_latency_ms": percentiles_ms([part["ack_latency"] for part in parts]),
+        "delivery_latency_ms": percentiles_ms([part["delivery_latency"] for part in parts]),
     }  # fmt: skip
 
 
-def _percentiles(recorded: list[list[tuple[int, int]]]) -> dict[str, float | None]:
+def percentiles_ms(recorded: list[list[tuple[int, int]]]) -> dict[str, float | None]:
+    """Of all generators' latencies together."""
     histogram = Histogram()
     for pairs in recorded:
         histogram.add(pairs)
@@ -210,5 +215,6 @@ def _slopes(seen: list[tuple[int, Memory]]) -> list[dict[str, float]]:
     return steps
 
 
-def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
+def add_up(parts: list[dict[str, int]]) -> dict[str, int]:
+    """What all generators counted, together."""
     return {key: sum(part[key] for part in parts) for key in parts[0]}

@@ -30,6 +30,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 _LISTENING = re.compile(r"listening on (http://\S+)")
+OPERATORS = re.compile(r"operators: http://([^)\s]+)")
+"""Where a server has said that its operators' pages are; on the line of its URL."""
 
 UNLIMITED = {
     "CHATD_LIMITS_MESSAGES_PER_SECOND": "1000000",
@@ -81,30 +83,36 @@ def own_server(settings: Mapping[str, str], prepare: Callable[[Path], None] | No
     ours |= {name: value for name, value in os.environ.items() if name.startswith("CHATD_")}
     with tempfile.TemporaryDirectory(prefix="chatd-bench-") as name:
         directory = Path(name)
-        private_key = _write_issuer(directory)
+        private_key = write_issuer(directory)
         if prepare is not None:
             (directory / "data").mkdir(mode=0o700)
             prepare(directory / "data")
-        command = (
-            sys.executable, "-m", "chatd", "serve", "--config", str(directory / "chatd.toml"),
-            "--data", str(directory / "data"), "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0",
-        )  # fmt: skip
-        with (directory / "stderr").open("wb") as stderr, (directory / "stdout").open("wb") as stdout:
-            process = subprocess.Popen(command, env={**os.environ, **ours}, stdout=stdout, stderr=stderr)
+        process = start_server(directory, directory, ours)
         try:
-            url = urlsplit(_wait_for_url(process, directory))
+            url = urlsplit(wait_for_url(process, directory))
             assert url.hostname is not None, "the server prints it"
             assert url.port is not None, "the server prints it"
             yield Target(url.hostname, url.port, private_key, ISSUER, AUDIENCE, process.pid, ours)
         except RunFailed as fault:
-            raise RunFailed(f"{fault}{_last_words(directory)}") from fault
+            raise RunFailed(f"{fault}{last_words(directory)}") from fault
         finally:
-            stopped = _stop(process)
+            stopped = stop_server(process)
         if not stopped:
-            raise RunFailed(f"the server did not end with status 0 after SIGTERM{_last_words(directory)}")
+            raise RunFailed(f"the server did not end with status 0 after SIGTERM{last_words(directory)}")
 
 
-def _write_issuer(directory: Path) -> bytes:
+def start_server(directory: Path, words: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process on the data in ``directory``, which has an issuer; what it says goes into files in ``words``."""
+    command = (
+        sys.executable, "-m", "chatd", "serve", "--config", str(directory / "chatd.toml"),
+        "--data", str(directory / "data"), "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0",
+    )  # fmt: skip
+    with (words / "stderr").open("wb") as stderr, (words / "stdout").open("wb") as stdout:
+        return subprocess.Popen(command, env={**os.environ, **settings}, stdout=stdout, stderr=stderr)
+
+
+def write_issuer(directory: Path) -> bytes:
+    """A configuration that trusts an issuer of ours; its private key."""
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -119,10 +127,11 @@ def _write_issuer(directory: Path) -> bytes:
     )
 
 
-def _wait_for_url(process: subprocess.Popen[bytes], directory: Path) -> str:
+def wait_for_url(process: subprocess.Popen[bytes], directory: Path) -> str:
+    """Where it listens, once it has said so in ``directory``. Raises RunFailed."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
-        if found := _LISTENING.search((directory / "stdout").read_text()):
+        if found := _LISTENING.search((directory / "stdout").read_text().rpartition("\n")[0]):
             return found[1]
         if process.poll() is not None:
             raise RunFailed(f"the server ended with status {process.returncode}")
@@ -130,7 +139,8 @@ def _wait_for_url(process: subprocess.Popen[bytes], directory: Path) -> str:
     raise RunFailed(f"the server did not say its address within {START_SECONDS:.0f} s")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> bool:
+def stop_server(process: subprocess.Popen[bytes]) -> bool:
+    """End it with SIGTERM; whether it ended well."""
     process.send_signal(signal.SIGTERM)
     try:
         return process.wait(STOP_SECONDS) == 0
@@ -140,6 +150,7 @@ def _stop(process: subprocess.Popen[bytes]) -> bool:
         return False
 
 
-def _last_words(directory: Path) -> str:
+def last_words(directory: Path) -> str:
+    """The end of its log, for a report of what went wrong; empty where it said nothing."""
     said = (directory / "stderr").read_text(errors="replace").strip()
     return f"\nthe server's log ends with:\n{said[-2000:]}" if said else ""

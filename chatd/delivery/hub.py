@@ -114,6 +114,7 @@ class Hub:
         self._sealer = sealer
         self._metrics = metrics
         self._held_events = held_events
+        self._held_bound = held_bytes
         self._held_bytes = HeldBytes(held_bytes)
         self._bus: Bus | None = None
         self._confirmed: set[bytes] = set()
@@ -132,6 +133,11 @@ class Hub:
     def bus(self) -> Bus:
         assert self._bus is not None, "connect() comes first, in app.py"
         return self._bus
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of events that topics hold behind a hole."""
+        return self._held_bound - self._held_bytes.left
 
     # --- who is here ----------------------------------------------------------------------------
 

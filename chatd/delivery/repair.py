@@ -1,9 +1,9 @@
 """Repair: notices what the bus lost, the last message included, and reads it from the store (I6).
 
 Two ways to notice. A hole in a topic: after a short grace (the missing event is mostly under way) the log is read. And
-every ``period`` seconds, and at once when the bus says that it may have lost something, the store is asked what was
-committed since the last look; what a topic has not seen is a hole too, and a membership that nobody heard of is
-announced. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
+every ``period`` seconds, and when the bus says that it may have lost something at once and for a moment more often, the
+store is asked what was committed since the last look; what a topic has not seen is a hole too, and a membership that
+nobody heard of is announced. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from chatd.delivery.hub import Hub
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
 
+HURRY_SECONDS = 3.0
+HURRY_PERIOD = 0.5
+"""After a loss the store is asked so often for so long: other nodes' links come back in their own time, within 2 s
+(``redis.link.PAUSE_LONGEST``), and what they could not publish until then nobody tells."""
 READ_EVENTS = 500
 RETRY_SECONDS = 1.0
 """Pause after a read that the store could not do."""
@@ -84,13 +88,17 @@ class Repair:
         self._hub.gapped.discard(conv)
 
     async def _look_for_lost(self) -> None:
+        hurry_until = float("-inf")
         while True:
             try:
                 await self._look()
             except Unavailable as fault:
                 log.warning("repair.postponed", reason=str(fault))
-            with trio.move_on_after(self._period):
+            hurrying = trio.current_time() < hurry_until
+            with trio.move_on_after(min(HURRY_PERIOD, self._period) if hurrying else self._period):
                 await self._lost.wait()
+            if self._lost.is_set():
+                hurry_until = trio.current_time() + HURRY_SECONDS
             self._lost = trio.Event()
 
     async def _look(self) -> None:

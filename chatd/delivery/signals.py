@@ -77,6 +77,12 @@ class Signals:
         self.on_privacy: Callable[[PrivacySignal], None] = _ignore
         hub.observer = self
 
+    @property
+    def waiting(self) -> int:
+        """What waits to be told, and leases of typing."""
+        asked = len(self._asked) + len(self._typists) + len(self._outgoing)
+        return asked + len(self._moved) + len(self._counts_moved) + len(self._receipts) + len(self._counts)
+
     # --- what sessions say ----------------------------------------------------------------------
 
     def ask_typing(self, subscriber: Subscriber, conv: str, on: bool) -> None:

@@ -47,6 +47,7 @@ class Here:
         self._changed: dict[str, None] = {}
         self._renewed: dict[str, None] = {}
         self._tell_all = False
+        self._last_words: dict[str, tuple[Entry, float]] = {}
         self._unstored: dict[str, float] = {}
         self._store_seconds = store_seconds
         self._store_at = self._sweep_at = trio.current_time() + LEFT_STORED_SECONDS
@@ -80,16 +81,33 @@ class Here:
         await self._learn_privacy()
         renewals, news = self._gather(trio.current_time())
         self.store_seen(trio.current_time())
+        self._keep_last_words(news, trio.current_time())
         if not board.up:
             return  # ``board_lost`` renews everything when it is back
         tell_all, self._tell_all = self._tell_all, False
+        words = {entry.user: entry for entry in news}
+        if tell_all:
+            words = {user: entry for user, (entry, _) in self._last_words.items()} | words
         try:
             await board.put(renewals, tell=tell_all)
-            await board.put(news, tell=True)
+            await board.put(list(words.values()), tell=True)
         except BoardDown:
             self._tell_all = True
             self._renewed.update(dict.fromkeys(entry.user for entry in (*renewals, *news)))
             raise
+
+    def _keep_last_words(self, news: list[Entry], now: float) -> None:
+        """Of who has gone or hides: when the board was lost they are said again, for no renewal does it, and what others
+        hold may outlive them by ``expiry``. Not of who is back: that is said by itself."""
+        for entry in news:
+            self._last_words.pop(entry.user, None)
+            if entry.status is Status.OFFLINE:
+                self._last_words[entry.user] = (entry, now + self.roster.expiry)
+        while self._last_words:
+            user, (_, until) = next(iter(self._last_words.items()))
+            if until > now:
+                break
+            del self._last_words[user]
 
     async def _learn_privacy(self) -> None:
         """Of those who are new here; and again with every renewal, for the word of another node may have been lost."""

@@ -257,3 +257,46 @@ async def test_a_read_that_fails_is_made_again(house: House, monkeypatch: pytest
             while watcher.got != [2, 3]:
                 await watcher.written.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_held_bytes_are_counted(house: House) -> None:
+    """What waits behind a hole, and nothing once that is filled."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    (missing,) = await house.do(send(owner, 1, made.conv), deliver=False)
+    await house.do(send(owner, 2, made.conv))
+    assert house.hub.held_bytes == len(missing.events[0].payload)
+    house.hub.committed([missing])
+    assert watcher.got == [2, 3]
+    assert house.hub.held_bytes == 0
+
+
+async def test_what_another_node_could_not_publish_after_the_return_is_found_soon(house: House) -> None:
+    """I6: our links were back first, and the look at that moment too early; the next one does not wait for the period."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    look, looked = repair._look, trio.Event()
+
+    async def looking() -> None:
+        nonlocal looked
+        await look()
+        looked.set()
+        looked = trio.Event()
+
+    repair._look = looking  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair.run)
+        await looked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        repair.bus_lost()
+        await looked.wait()
+        await house.do(send(owner, 1, made.conv), deliver=False)  # the other node's link is not back yet
+        with trio.fail_after(60):
+            while watcher.got != [2]:
+                await watcher.written.wait()
+        nursery.cancel_scope.cancel()

@@ -143,6 +143,61 @@ async def test_while_redis_is_away_what_is_known_holds(place: Place, mock_clock:
     assert ann.got[-1] == AWAY
 
 
+async def test_who_is_gone_while_redis_is_away_is_told_when_it_is_back(place: Place, mock_clock: MockClock) -> None:
+    """Their lease on the board outlives them, and nobody renews it: the last word has to be said again."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    bob = there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    there.presence.leave(bob)
+    await place.go(35)
+    assert place.server.pid is not None
+    os.kill(place.server.pid, signal.SIGSTOP)
+    try:
+        await place.until(lambda: not here.board.up and not there.board.up, 20)
+        await place.until(lambda: there.presence.people == 0, 60)
+        assert ann.got[-1] == ONLINE
+    finally:
+        os.kill(place.server.pid, signal.SIGCONT)
+    await place.until(lambda: ann.got[-1] == OFFLINE, 10)
+
+
+async def test_a_last_word_that_was_not_heard_is_read(place: Place, mock_clock: MockClock) -> None:
+    """Said before this node's link was back: it stands on the board, where a missing lease would hold for a heartbeat."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    bob = there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    here.board.unlisten(["bob"])
+    there.presence.leave(bob)
+    await place.until(lambda: there.presence.people == 0, 70)
+    here.presence.board_lost()
+    await place.until(lambda: ann.got[-1] == OFFLINE, 10)
+
+
+async def test_who_is_back_before_redis_is_was_never_gone(place: Place, mock_clock: MockClock) -> None:
+    """A last word that could not be said is not said of somebody who has come back."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    bob = there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    there.presence.leave(bob)
+    assert place.server.pid is not None
+    os.kill(place.server.pid, signal.SIGSTOP)
+    try:
+        await place.until(lambda: there.presence.people == 0, 90)
+        there.enter(author)
+        await place.until(lambda: not here.board.up and not there.board.up, 20)
+    finally:
+        os.kill(place.server.pid, signal.SIGCONT)
+    await place.until(lambda: here.board.up and there.board.up, 20)
+    await place.go(65)
+    assert ann.got == [OFFLINE, ONLINE]
+
+
 async def test_a_stranger_is_told_nothing(place: Place, mock_clock: MockClock) -> None:
     """I8: without a conversation in common there is no answer; it begins with one, and ends with it."""
     here, there = await place.node("aa"), await place.node("bb")

@@ -1,7 +1,8 @@
 """The presence board on Redis or Valkey: one hash per user with a lease for each node, and a channel of the same name.
 
 A hash and not a key per lease, so that who is where is one read; a lease's end stands in it by the server's own clock, which
-all nodes share, and the hash itself expires with its last lease. Each batch is one small script: leases are made, told
+all nodes share, and the hash itself expires with its last lease. ``offline`` is left there as long, for a node that did not
+hear it said: a lease that is only missing might not be back yet. Each batch is one small script: leases are made, told
 and judged at one moment. A random key, the *board*, says whether everything was lost since: FLUSHALL, or another server.
 
 Owns one link, for commands and subscriptions: an answer to a read then stands in order among what is told. Waits for the
@@ -33,12 +34,8 @@ local time = redis.call('TIME')
 local ends = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
 for i = 2, #KEYS do
   local said = ARGV[i + 3]
-  if string.sub(said, 1, 1) == '0' then
-    redis.call('HDEL', KEYS[i], ARGV[1])
-  else
-    redis.call('HSET', KEYS[i], ARGV[1], ends .. ':' .. said)
-    redis.call('PEXPIRE', KEYS[i], ARGV[2])
-  end
+  redis.call('HSET', KEYS[i], ARGV[1], ends .. ':' .. said)
+  redis.call('PEXPIRE', KEYS[i], ARGV[2])
   if ARGV[4] == '1' then
     redis.call('PUBLISH', KEYS[i], ARGV[1] .. ':' .. ARGV[2] .. ':' .. said)
   end
