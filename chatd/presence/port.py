@@ -26,7 +26,7 @@ class Lease(NamedTuple):
     left: float
 
 
-OnHeard = Callable[[str, Lease], None]
+OnTold = Callable[[str, Lease], None]
 """Called with (user, lease) when another node says something of a user whom this one listens for; may not raise."""
 
 OnLost = Callable[[], None]
@@ -53,7 +53,7 @@ class Board(Protocol):
         """The leases of each user, of all other nodes. Raises BoardDown."""
 
     async def listen(self, users: Collection[str]) -> None:
-        """Return when ``OnHeard`` will be called for them; at once while the board is away."""
+        """Return when ``OnTold`` will be called for them; at once while the board is away."""
 
     def unlisten(self, users: Collection[str]) -> None:
         """Never waits."""

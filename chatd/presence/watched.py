@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
-from chatd.presence.status import NOWHERE, PresenceState, Status, merge_states, public_part
+from chatd.presence.status import NOWHERE, State, Status, merge_states, told
 
 W = TypeVar("W")
 
@@ -12,26 +12,24 @@ W = TypeVar("W")
 class Held(NamedTuple):
     """A lease as another node knows it: good until ``until``, in seconds of this node's clock."""
 
-    state: PresenceState
+    state: State
     until: float
 
 
 class Watched(Generic[W]):
-    """``W`` is whatever stands for a session. ``seen``: the last that was heard of, 0 where it is hidden or not known.
-    ``loaded``: what the other nodes say was read, and is kept up. ``announced``: what the watchers were told."""
+    """``W`` is whatever stands for a session. ``seen``: the last that was heard of, 0 where it is hidden or not known."""
 
-    __slots__ = ("announced", "announced_at", "frames", "leases", "loaded", "seen", "watchers")
+    __slots__ = ("frames", "leases", "seen", "told", "told_at", "watchers")
 
     def __init__(self) -> None:
-        self.watchers: dict[W, None] = {}
-        self.loaded = False
+        self.watchers: list[W] = []
         self.leases: dict[str, Held] = {}
         self.seen = 0
-        self.announced: PresenceState | None = None
-        self.announced_at = float("-inf")
+        self.told: State | None = None
+        self.told_at = float("-inf")
         self.frames: dict[object, bytes] = {}
 
-    def hold(self, node: str, state: PresenceState, until: float) -> None:
+    def hold(self, node: str, state: State, until: float) -> None:
         """What a node says; ``offline`` ends its lease."""
         self.seen = max(self.seen, state.seen) if state.seen else 0
         if state.status is Status.OFFLINE:
@@ -48,12 +46,12 @@ class Watched(Generic[W]):
         """Nobody could renew meanwhile: no lease runs out earlier."""
         self.leases = {name: Held(held.state, max(held.until, until)) for name, held in self.leases.items()}
 
-    def state(self) -> PresenceState:
+    def state(self) -> State:
         """What is to be told, all nodes together."""
         merged = merge_states(held.state for held in self.leases.values())
         if merged is NOWHERE:
-            return PresenceState(Status.OFFLINE, self.seen)
-        return public_part(merged)
+            return State(Status.OFFLINE, self.seen)
+        return told(merged)
 
     def look_at(self, now: float, interval: float) -> float:
         """When to read the leases again: after ``interval`` seconds, or when the first runs out."""
