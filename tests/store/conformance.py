@@ -26,12 +26,15 @@ from chatd.conversations.operations import (
     CreateGroup,
     DeviceOpened,
     Done,
+    Edit,
     Mark,
     Marked,
+    Mute,
     NoteSeen,
     OpenDevice,
     Operation,
     Outcome,
+    Pin,
     Refused,
     RemoveMembers,
     Rename,
@@ -41,6 +44,7 @@ from chatd.conversations.operations import (
     SetPrivacy,
     SetRole,
     SetTier,
+    SignOut,
 )
 from chatd.store.port import Audience, Privacy, Store, Tally
 
@@ -120,6 +124,29 @@ class StoreConformance:
             (sent,) = await do(store, message(opening.author, 2, conv, "two"))
             assert isinstance(sent, Appended)
             assert await whole(store, conv) == [(1, "created"), (2, "message"), (3, "message")]
+
+    async def test_a_replaced_session_changes_nothing(self, engine: Engine) -> None:
+        """Nothing that an older session asks is carried out, numbered or not, here or on another node; but its marks are: the
+        device holds what it says that it holds."""
+        async with engine() as store, engine() as elsewhere:
+            old, _, _ = await people(store, "a", "b", "c")
+            conv = await group(store, old, "b")
+            (opening,) = await do(elsewhere, OpenDevice(user="a", device="d"))
+            asked: list[Operation] = [
+                CreateGroup(author=old, title="g", members=(), history="all"), AddMembers(author=old, conv=conv, users=("c",)),
+                RemoveMembers(author=old, conv=conv, users=("b",)), SetRole(author=old, conv=conv, user="b", role="admin"),
+                Rename(author=old, conv=conv, title="t"), Mute(author=old, conv=conv, until=NOW * 2),
+                SetBlock(author=old, user="b", on=True), SetPrivacy(author=old, presence=False), SignOut(author=old, device="d"),
+                message(old, 1, conv), Edit(author=old, cseq=1, conv=conv, seq=1, payload=b"", digest=b""),
+                Pin(author=old, conv=conv, seq=1, on=True),
+            ]  # fmt: skip
+            assert {code(outcome) for outcome in await do(store, *asked)} == {"out_of_place"}
+            assert await whole(store, conv) == [(1, "created")]
+            assert await store.blocked(old.user_no) == []
+            assert (await store.privacies(["a"]))["a"] == Privacy(True, True)
+            (marked,) = await do(store, Mark(author=old, conv=conv, delivered=1, read=0))
+            assert isinstance(marked, Marked)
+            assert isinstance((await do(store, message(opening.author, 1, conv)))[0], Appended)
 
     async def test_contiguous_over_batches(self, engine: Engine) -> None:
         """I4: 1, 2, 3 over batches, senders and kinds; ``at`` never goes back, though the clock does."""
@@ -442,17 +469,17 @@ class StoreConformance:
             assert (await store.standings(b.user_no, fresh.device_no))[0].cursor == 100
             assert (await store.standings(b.user_no, b.device_no))[0].cursor == 7
 
-    async def test_changes_never_omit(self, engine: Engine) -> None:
-        """``changes``: every head and every membership since the token, of this process and of another."""
+    async def test_what_was_committed_is_never_omitted(self, engine: Engine) -> None:
+        """``committed``: every head and every membership since the token, of this process and of another."""
         async with engine() as one, engine() as other:
             a, _ = await people(one, "a", "b")
-            token = (await one.changes(None)).token
+            token = (await one.committed(None)).token
             (made,) = await do(other, message(a, 1, "@b"))
             conv = await group(other, a, "b")
-            found = await one.changes(token)
+            found = await one.committed(token)
             assert found.heads == {made.conv: 1, conv: 1}
             assert {("b", made.conv), ("b", conv)} <= set(found.joined)
-            assert (await one.changes(found.token)).heads == {}
+            assert (await one.committed(found.token)).heads == {}
 
     async def test_accounts_blocks_and_devices(self, engine: Engine) -> None:
         """Names are taken once, unknown users open nothing, blocked users are refused, devices are bounded."""

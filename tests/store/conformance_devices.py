@@ -18,6 +18,7 @@ from chatd.conversations.operations import (
     Outcome,
     Refused,
     Rehash,
+    RemoveMembers,
     Rename,
     Repeated,
     RollCall,
@@ -207,6 +208,18 @@ class DevicesConformance:
             await opened(store, "a", "new")
             assert await refused(store, "a", "x7") == "too_many_devices"
             await opened(store, "a", "x8")
+
+    async def test_a_former_members_new_device_misses_nothing(self, engine: Engine) -> None:
+        """I7: it begins at the read mark, or so many events before the own ``left``; what the group has said since does not
+        count, also where the commit that opens the device says more."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            await do(store, RemoveMembers(author=a, conv=conv, users=("b",)))
+            await do(store, *[message(a, number, conv) for number in range(1, 1101)])
+            _, opening = await do(store, message(a, 1101, conv), OpenDevice(user="b", device="new"))
+            (standing,) = await store.standings(b.user_no, opening.author.device_no)
+            assert (standing.cursor, standing.last) == (0, 2)
 
     async def test_endings_are_found_by_looking(self, engine: Engine) -> None:
         """Every node finds what ended since it last looked, each in its order; they are kept for a time, and not for ever."""

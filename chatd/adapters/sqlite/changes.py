@@ -21,7 +21,7 @@ Append = Callable[..., Event]
 
 
 class Changes:
-    """Of one batch. ``append`` adds an event to it; ``window_ms``: for how long one may edit and delete one's own."""
+    """Serves one batch. ``append`` adds an event to it; ``window_ms``: for how long one may edit and delete one's own."""
 
     def __init__(
         self, connection: apsw.Connection, cache: CommitCache, append: Append, now: int, *, window_ms: int

@@ -1,6 +1,6 @@
 """What is told beside the log: marks for receipts, who may know of whom, when a user was last there.
 
-``Quiet`` is the part of a transaction (``commit.Commit``) that appends no event; the functions are reads, as in ``reads``.
+``Signals`` is the part of a transaction (``commit.Commit``) that appends no event; the functions are reads, as in ``reads``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 
@@ -29,8 +28,8 @@ TALLIED_EVENTS = 1000
 """Whose latest message lies further back than this is told no more counts."""
 
 
-class Quiet:
-    """Of one batch."""
+class Signals:
+    """Serves one batch."""
 
     def __init__(self, connection: apsw.Connection, cache: CommitCache) -> None:
         self._connection = connection
@@ -90,9 +89,6 @@ class Quiet:
             "UPDATE users SET last_seen = max(last_seen, ?2) WHERE name = ?1", note.seen
         )
         return Done()
-
-
-APPLY: dict[type, Any] = {Mark: Quiet.mark, SetPrivacy: Quiet.set_privacy, NoteSeen: Quiet.note_seen}
 
 
 def audiences(connection: apsw.Connection, convs: Sequence[str]) -> dict[str, Audience]:
