@@ -8,6 +8,7 @@ nobody heard of is announced. Owns: the token of the last look. Waits for: the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import structlog
@@ -21,6 +22,9 @@ HURRY_SECONDS = 3.0
 HURRY_PERIOD = 0.5
 """After a loss the store is asked so often for so long: other nodes' links come back in their own time, within 2 s
 (``redis.link.PAUSE_LONGEST``), and what they could not publish until then nobody tells."""
+READS_AT_ONCE = 2
+"""Without Redis every conversation over two nodes has a hole at each look. The store reads no more at once, and takes who
+asks in turn."""
 READ_EVENTS = 500
 RETRY_SECONDS = 1.0
 """Pause after a read that the store could not do."""
@@ -64,13 +68,19 @@ class Repair:
             await self._gap.wait()
             await trio.sleep(self._grace)
             self._gap = trio.Event()
-            for conv in list(self._hub.gapped):
-                try:
-                    await self._fill(conv)
-                except Unavailable as fault:
-                    log.warning("repair.postponed", reason=str(fault))
-                    await trio.sleep(RETRY_SECONDS)
-                    self._gap.set()
+            gapped = iter(list(self._hub.gapped))
+            async with trio.open_nursery() as nursery:
+                for _ in range(READS_AT_ONCE):
+                    nursery.start_soon(self._fill_each, gapped)
+
+    async def _fill_each(self, convs: Iterator[str]) -> None:
+        for conv in convs:
+            try:
+                await self._fill(conv)
+            except Unavailable as fault:
+                log.warning("repair.postponed", reason=str(fault))
+                await trio.sleep(RETRY_SECONDS)
+                self._gap.set()
 
     async def _fill(self, conv: str) -> None:
         topic = self._hub.topics.get(conv)

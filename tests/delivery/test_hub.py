@@ -259,6 +259,36 @@ async def test_a_read_that_fails_is_made_again(house: House, monkeypatch: pytest
         nursery.cancel_scope.cancel()
 
 
+async def test_a_slow_read_does_not_hold_up_the_other_conversations(house: House) -> None:
+    """Without the bus many conversations have a hole at once; they are read a few at a time."""
+    owner = await house.author("owner")
+    made = [(await house.do(CreateGroup(author=owner, title="g", members=(), history="all")))[0].conv for _ in range(8)]
+    watchers = [Listener("owner", f"w{number}", 91 + number) for number in range(len(made))]
+    for watcher, conv in zip(watchers, made, strict=True):
+        await house.live(watcher, conv, 1)
+    read, slow = house.store.log, trio.Event()
+
+    async def log(conv: str, *arguments: Any, **options: Any) -> list[Event]:
+        if conv == made[0]:
+            await slow.wait()
+        return await read(conv, *arguments, **options)
+
+    house.store.log = log  # type: ignore[method-assign]
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    async with trio.open_nursery() as nursery:
+        for number, conv in enumerate(made):
+            await house.do(send(owner, 2 * number + 1, conv), deliver=False)  # the bus has lost it
+            await house.do(send(owner, 2 * number + 2, conv))
+        nursery.start_soon(repair.run)
+        for number, watcher in enumerate(watchers[1:] + watchers[:1]):
+            if number == len(made) - 1:
+                slow.set()
+            with trio.fail_after(60):
+                while watcher.got != [2, 3]:
+                    await watcher.written.wait()
+        nursery.cancel_scope.cancel()
+
+
 async def test_held_bytes_are_counted(house: House) -> None:
     """What waits behind a hole, and nothing once that is filled."""
     owner = await house.author("owner")
