@@ -8,12 +8,12 @@ nobody heard of is announced. Owns: the token of the last look. Waits for: the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import structlog
 import trio
 
+from chatd.conversations.operations import Event
 from chatd.delivery.hub import Hub
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
@@ -22,9 +22,9 @@ HURRY_SECONDS = 3.0
 HURRY_PERIOD = 0.5
 """After a loss the store is asked so often for so long: other nodes' links come back in their own time, within 2 s
 (``redis.link.PAUSE_LONGEST``), and what they could not publish until then nobody tells."""
-READS_AT_ONCE = 2
-"""Without Redis every conversation over two nodes has a hole at each look. The store reads no more at once, and takes who
-asks in turn."""
+READ_TOPICS = 100
+"""Conversations in one read. Without Redis each that is over two nodes has a hole at each look, and on a busy node a thread
+waits some ms for its turn: one by one they were not done by the next look."""
 READ_EVENTS = 500
 RETRY_SECONDS = 1.0
 """Pause after a read that the store could not do."""
@@ -68,34 +68,44 @@ class Repair:
             await self._gap.wait()
             await trio.sleep(self._grace)
             self._gap = trio.Event()
-            gapped = iter(list(self._hub.gapped))
-            async with trio.open_nursery() as nursery:
-                for _ in range(READS_AT_ONCE):
-                    nursery.start_soon(self._fill_each, gapped)
+            waiting = list(self._hub.gapped)
+            while waiting:
+                try:
+                    waiting = await self._fill(waiting)
+                except Unavailable as fault:
+                    log.warning("repair.postponed", reason=str(fault))
+                    await trio.sleep(RETRY_SECONDS)
+                    self._gap.set()
+                    break
 
-    async def _fill_each(self, convs: Iterator[str]) -> None:
-        for conv in convs:
-            try:
-                await self._fill(conv)
-            except Unavailable as fault:
-                log.warning("repair.postponed", reason=str(fault))
-                await trio.sleep(RETRY_SECONDS)
-                self._gap.set()
+    async def _fill(self, convs: list[str]) -> list[str]:
+        """Read the first of them on from where they stand; return those that are to be read yet."""
+        wanted = [(conv, head) for conv in convs[:READ_TOPICS] if (head := self._hole(conv)) is not None]
+        found = await self._store.logs(wanted, READ_EVENTS, max_bytes=READ_BYTES) if wanted else []
+        for (conv, after), events in zip(wanted, found, strict=False):
+            self._release(conv, after, events)
+        again = [conv for conv in convs[:READ_TOPICS] if self._hole(conv) is not None]
+        return again + convs[READ_TOPICS:]
 
-    async def _fill(self, conv: str) -> None:
+    def _hole(self, conv: str) -> int | None:
+        """Behind what something is missing; else the conversation is no gapped one any more."""
         topic = self._hub.topics.get(conv)
-        while topic is not None and topic.gapped and topic.head is not None:
-            events = await self._store.log(conv, topic.head, READ_EVENTS, max_bytes=READ_BYTES)
-            if not events:
-                log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
-                topic.seen = topic.head  # the store holds no such event: the announcement was wrong
-                break
-            self._metrics.repairs += 1
-            with self._cork:
-                for event in events:
-                    self._hub.offer(topic, event)
-            topic = self._hub.topics.get(conv)
-        self._hub.gapped.discard(conv)
+        if topic is None or not topic.gapped:
+            self._hub.gapped.discard(conv)
+            return None
+        return topic.head
+
+    def _release(self, conv: str, after: int, events: list[Event]) -> None:
+        topic = self._hub.topics.get(conv)
+        if topic is None:
+            return
+        if not events and topic.head == after:
+            log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
+            topic.seen = topic.head  # the store holds no such event: the announcement was wrong
+        self._metrics.repairs += bool(events)
+        with self._cork:
+            for event in events:
+                self._hub.offer(topic, event)
 
     async def _look_for_lost(self) -> None:
         hurry_until = float("-inf")

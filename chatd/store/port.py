@@ -247,6 +247,13 @@ class Store(Protocol):
         an empty answer is the end of the log. Raises Unavailable.
         """
 
+    async def logs(self, wanted: Sequence[tuple[str, int]], limit: int, *, max_bytes: int = LOG_BYTES) -> list[list[Event]]:
+        """``log`` of several conversations, (conv, after) each, in one read: one turn of a thread, where each costs more
+        than what it reads.
+
+        The bound is for all of them: the answer ends early, but always has the first. Raises Unavailable.
+        """
+
     async def changes(self, token: int | None) -> Changes:
         """Everything committed since the call that returned ``token``; it may repeat, it never omits.
 

@@ -332,6 +332,21 @@ class StoreConformance:
             assert page is not None
             assert ([event.seq for event in page.events], page.more) == ([29, 30], True)
 
+    async def test_several_logs_are_one_read(self, engine: Engine) -> None:
+        """In the order that was asked for, each as ``log`` has it; bounded together, and never without the first."""
+        async with engine() as store:
+            (a,) = await people(store, "a")
+            one, two = await group(store, a), await group(store, a)
+            await do(store, *[message(a, n, one if n % 2 else two, "y" * 60_000) for n in range(1, 9)])
+
+            async def read(*wanted: tuple[str, int], limit: int = 20, **bounds: int) -> list[list[int]]:
+                return [[event.seq for event in found] for found in await store.logs(wanted, limit, **bounds)]
+
+            assert await read((two, 3), (one, 1), ("nowhere", 0), (one, 5)) == [[4, 5], [2, 3, 4, 5], [], []]
+            assert await read((two, 1), (one, 1), limit=1) == [[2], [2]]
+            assert await read((two, 1), (one, 1), max_bytes=1) == [[2]]
+            assert await read((two, 1), (one, 1), max_bytes=260_000) == [[2, 3, 4, 5]]
+
     async def test_one_standing_is_the_entry_of_all(self, engine: Engine) -> None:
         """``standing`` of each conversation, former ones included, equals ``standings``; None where one never was."""
         async with engine() as store:

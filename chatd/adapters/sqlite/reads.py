@@ -7,6 +7,7 @@ interpreter's lock and must win it back from a busy Trio thread, up to 5 ms a ti
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 import apsw
@@ -138,6 +139,17 @@ def page(
 
 def log(connection: apsw.Connection, conv: str, after: int, limit: int, max_bytes: int) -> list[Event]:
     return _events(connection, conv, after + 1, 2**62, "ASC", limit, max_bytes)
+
+
+def logs(connection: apsw.Connection, wanted: Sequence[tuple[str, int]], limit: int, max_bytes: int) -> list[list[Event]]:
+    found: list[list[Event]] = []
+    for conv, after in wanted:
+        events = log(connection, conv, after, limit, max_bytes)
+        max_bytes -= sum(len(event.payload) for event in events)
+        if found and max_bytes < 0:
+            break
+        found.append(events)
+    return found
 
 
 def changes(connection: apsw.Connection, token: int | None) -> Changes:

@@ -188,6 +188,10 @@ class SqliteStore:
         """See the port."""
         return await self._read(reads.log, conv, after, limit, max_bytes)
 
+    async def logs(self, wanted: Sequence[tuple[str, int]], limit: int, *, max_bytes: int = LOG_BYTES) -> list[list[Event]]:
+        """See the port."""
+        return await self._read(reads.logs, wanted, limit, max_bytes)
+
     async def changes(self, token: int | None) -> Changes:
         """See the port."""
         return await self._read(reads.changes, token)
