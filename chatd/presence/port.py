@@ -26,7 +26,7 @@ class Lease(NamedTuple):
     left: float
 
 
-OnTold = Callable[[str, Lease], None]
+OnHeard = Callable[[str, Lease], None]
 """Called with (user, lease) when another node says something of a user whom this one listens for; may not raise."""
 
 OnLost = Callable[[], None]
@@ -53,7 +53,8 @@ class Board(Protocol):
         """The leases of each user, of all other nodes. Raises BoardDown."""
 
     async def listen(self, users: Collection[str]) -> None:
-        """Return when ``OnTold`` will be called for them; at once while the board is away."""
+        """Return when ``OnHeard`` will be called for them, or as soon as an answer has not come in time: what is read after
+        that was listened for. At once while the board is away."""
 
     def unlisten(self, users: Collection[str]) -> None:
         """Never waits."""

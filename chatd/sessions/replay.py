@@ -54,6 +54,7 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
     session.tell(messages.Live())
     for conv in list(session.topics):
         await join(session, node, conv, positions.get(conv, 0))
+    node.presence.conversations_moved(session)  # who came and went meanwhile was read here, and told to nobody
 
 
 def _positions(standings: list[Standing], hello: messages.Hello, heads: dict[str, int]) -> dict[str, int]:

@@ -206,6 +206,15 @@ async def test_passing_things_that_come_too_often(quick: Cluster) -> None:
     assert (await ann.say(conv, "x"))["t"] == "ack"
 
 
+async def test_a_watch_of_many_counts_as_several(quick: Cluster) -> None:
+    """One for each 50 users: of five with 400 each the third is refused at the latest."""
+    ann = await Peer.open(quick, 0, "ann6b")
+    for _ in range(5):
+        await ann.send({"t": "watch", "users": [f"nobody{number}" for number in range(400)]})
+    error = await ann.until(lambda m: m["t"] == "error")
+    assert error["code"] == "rate_limited"
+
+
 async def test_receipts_of_a_dm(quick: Cluster) -> None:
     """To the other one and to one's other devices; up-to marks that never move back, and stand in ``members``."""
     ann, conv = await acquaint(quick, "ann7", "bob7")

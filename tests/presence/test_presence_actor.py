@@ -7,12 +7,18 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from chatd.conversations.operations import NoteSeen, RemoveMembers, SetPrivacy
+from chatd.presence.port import Lease
+from chatd.presence.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio.testing import MockClock
 
+    from chatd.store.port import Acquaintance
     from tests.presence.conftest import Node, Place, Session
 
 ONLINE, AWAY, OFFLINE = ("bob", "online"), ("bob", "away"), ("bob", "offline")
@@ -208,10 +214,10 @@ async def test_a_stranger_is_told_nothing(place: Place, mock_clock: MockClock) -
     await place.go(40)
     assert eve.told == []
     conv = await place.group(eve_author, "bob")
-    here.presence.conversation_began(eve)
+    here.presence.conversations_moved(eve)
     await place.until(lambda: eve.got == [ONLINE])
     await place.do(RemoveMembers(author=eve_author, conv=conv, users=("bob",)))
-    here.presence.membership_moved([eve], "bob")
+    here.moved(conv, "bob", "left", eve)
     await place.until(lambda: eve.got == [ONLINE, OFFLINE])
     assert "last_seen" not in eve.told[-1]
     assert here.presence.watched == 0
@@ -308,3 +314,116 @@ async def test_the_node_watches_so_many(place: Place, mock_clock: MockClock) -> 
     assert session.got[-1] == ("u3", "offline")
     here.presence.leave(session)
     assert here.presence.watched == 0
+
+
+async def test_a_redis_that_hangs_stops_nothing_that_needs_none(place: Place, mock_clock: MockClock) -> None:
+    """Before the link notices, one's own users are right for one's own sessions, and who begins to watch is answered."""
+    here = await place.node("aa")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    bob = here.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    await place.go(1)
+    assert place.server.pid is not None
+    os.kill(place.server.pid, signal.SIGSTOP)
+    try:
+        bob.inactive = True
+        here.presence.stir("bob")
+        later = here.enter(ann.author)
+        here.presence.watch(later, ["bob", "ann"])
+        await place.until(lambda: ann.got[-1] == AWAY and AWAY in later.got and ("ann", "online") in later.got, 4)
+        bob.inactive = False
+        here.presence.stir("bob")
+        await place.until(lambda: ann.got[-1] == later.got[-1] == ONLINE, 2)
+        assert here.board.up
+    finally:
+        os.kill(place.server.pid, signal.SIGCONT)
+    await place.go(40)
+    assert ann.got == [OFFLINE, ONLINE, AWAY, ONLINE]
+
+
+async def test_leases_that_are_over_do_not_outlive_the_own_word(place: Place, mock_clock: MockClock) -> None:
+    """While somebody is online here, nobody reads what the others say; before less is told, it is read."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    bob, _ = here.enter(author), there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    there.kill()
+    await place.go(70)
+    await here.board._link.call("HDEL", "chatd:p:bob", "bb")  # which Valkey does by its own clock, and that is not the test's
+    bob.inactive = True
+    here.presence.stir("bob")
+    await place.until(lambda: ann.got[-1] == AWAY, 3)
+
+
+async def test_a_large_watch_holds_nobody_up(place: Place, mock_clock: MockClock) -> None:
+    """The store is asked about a few at a time, one session after another; and each of the many is answered."""
+    here = await place.node("aa")
+    names = [f"u{number}" for number in range(200)]
+    ann, bob, *_ = await place.people("ann", "bob", *names)
+    await place.group(ann, "bob", *names)
+    asked: list[tuple[int, int]] = []
+    acquainted = place.store.acquainted
+
+    async def count(user_no: int, users: Sequence[str]) -> list[Acquaintance]:
+        asked.append((user_no, len(users)))
+        return await acquainted(user_no, users)
+
+    place.store.acquainted = count  # type: ignore[method-assign]
+    many, one = here.enter(ann), here.enter(bob)
+    here.presence.watch(many, names)
+    here.presence.watch(one, ["ann"])
+    await place.until(lambda: len(many.told) == 200 and len(one.told) == 1)
+    assert asked == [(ann.user_no, 50), (bob.user_no, 1), *[(ann.user_no, 50)] * 3]
+
+
+async def test_an_answer_that_is_out_of_date_grants_nothing(place: Place, mock_clock: MockClock) -> None:
+    """I8: bob is removed while the store is read; the answer that still knew him is asked for once more."""
+    here = await place.node("aa")
+    eve_author, bob_author = await place.people("eve", "bob")
+    conv = await place.group(eve_author, "bob")
+    here.enter(bob_author)
+    eve = here.enter(eve_author)
+    read, go = trio.Event(), trio.Event()
+    acquainted = place.store.acquainted
+
+    async def slow(user_no: int, users: Sequence[str]) -> list[Acquaintance]:
+        found = await acquainted(user_no, users)
+        read.set()
+        await go.wait()
+        return found
+
+    place.store.acquainted = slow  # type: ignore[method-assign]
+    here.presence.watch(eve, ["bob"])
+    await read.wait()
+    await place.do(RemoveMembers(author=eve_author, conv=conv, users=("bob",)))
+    here.moved(conv, "bob", "left", eve)
+    go.set()
+    await place.go(5)
+    assert eve.told == []
+    assert here.presence.watched == 0
+
+
+async def test_what_was_heard_during_a_read_is_not_undone_by_it(place: Place, mock_clock: MockClock) -> None:
+    """The answer was on its way when the other node said goodbye: it is read again, and nobody is told of the old word."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    read = here.board.read
+
+    async def overtaken(users: Sequence[str]) -> list[list[Lease]]:
+        found = await read(users)
+        if "bob" in users:
+            here.board.read = read  # type: ignore[method-assign]
+            here.presence.heard_of("bob", Lease("bb", Status.AWAY, 7, 60.0))
+            await here.board._link.call("HDEL", "chatd:p:bob", "bb")
+        return found
+
+    there.kill()
+    here.board.read = overtaken  # type: ignore[method-assign]
+    await place.until(lambda: here.board.read is read, 31)
+    await place.go(2)
+    assert ann.got == [OFFLINE, ONLINE, AWAY]
