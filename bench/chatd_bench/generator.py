@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -93,7 +94,8 @@ class Generators:
     def start(self, name: str, *arguments: Any, only: int | None = None) -> None:
         """Give a command to all generators, or to one; ``answers`` must follow."""
         for pipe in self._pipes if only is None else [self._pipes[only]]:
-            pipe.send((name, arguments))
+            with suppress(BrokenPipeError):  # it has failed since the last command; its answer says why
+                pipe.send((name, arguments))
 
     def answers(self, only: int | None = None) -> list[Any]:
         """Wait for the answers to the last command. Raises RunFailed with the first generator's fault."""

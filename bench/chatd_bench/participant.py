@@ -18,7 +18,7 @@ from chatd_bench.histogram import Histogram
 
 MARK_EVERY = 4
 """Events of a conversation that one mark covers: ``delivered`` and ``read`` take turns."""
-TYPING_SECONDS = 12.0
+TYPING_SECONDS = 20.0
 """How long one may be shown as typing who said so once: a lease of 6 s, the 2 s in which a renewal is not told again, and a
 busy machine."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from chatd_bench.cli import main
 from chatd_bench.connection import RunFailed
+from chatd_bench.generator import Generators
 from chatd_bench.load import Plan
 from chatd_bench.outage import OutageLoad
 from chatd_bench.outage_memory import Line, fitted, judge
@@ -21,7 +22,7 @@ Frame = Callable[[dict[str, Any]], bytes]
 
 def test_two_nodes_lose_redis_and_get_it_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tiny: everything that was acknowledged comes once and in order, everybody is shown right, nothing is left over."""
-    sizes = ("--connections", "24", "--rate", "10", "--away", "2", "--renew", "1", "--memory-mib", "64")
+    sizes = ("--connections", "24", "--rate", "10", "--away", "1", "--renew", "1", "--memory-mib", "64")
     timing = ("--warmup", "0.3", "--control", "1", "--settle", "0.2", "--how", "kill")
     status = main(["outage", *sizes, *timing, "--save", "--results", str(tmp_path)])
     assert status == 0, capsys.readouterr().err
@@ -130,6 +131,15 @@ def test_typing_that_sticks_is_told(load: OutageLoad) -> None:
     reader.judge_typing(("g", other.name), TYPING_SECONDS)
     with pytest.raises(RunFailed, match="was shown as typing for"):
         reader.judge_typing(("g", other.name), TYPING_SECONDS + 1)
+
+
+def test_a_generator_that_fails_between_two_commands_says_why(plan: Callable[..., Plan]) -> None:
+    """Its own words come as the answer to the next command."""
+    with Generators([plan("outage", connections=8, group_size=8, rate=1)]) as running:
+        running.start("open")  # nobody listens there
+        running._processes[0].join(60)
+        with pytest.raises(RunFailed, match="cannot connect"):
+            running.call("check")
 
 
 def test_memory_is_judged_by_what_the_control_did() -> None:
