@@ -59,6 +59,7 @@ from chatd.sessions.node import Node
 from chatd.sessions.roll import Roll
 from chatd.store.indexer import Indexer
 from chatd.store.port import Store, StoreError
+from chatd.store.scrubber import Scrubber
 from chatd.store.writer import Writer
 from chatd.wire.link import LINGER_SECONDS, Cork
 from chatd.wire.poller import Poller
@@ -165,7 +166,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             services.start_soon(actor)
         indexer = Indexer(store, period=config.store.search_seconds)
         metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
-        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run):
+        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run, Scrubber(store).run):
             services.start_soon(actor)
         ended = trio.Event()
         services.start_soon(_run_until_closed, writer, ended)

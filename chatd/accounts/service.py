@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 from chatd_protocol.codes import ErrorCode
+from chatd_protocol.messages import NAME_PATTERN
 from msgspec import Struct
 
 from chatd.accounts.passwords import BadPassword, Overloaded, Passwords, prepared
@@ -29,7 +30,6 @@ from chatd.store.writer import Full
 
 log = structlog.get_logger()
 
-_NAME = re.compile(r"[a-z0-9_.-]{1,32}")
 
 Submit = Callable[[Operation], Awaitable[Outcome]]
 """Hands one operation to the store's writer and waits for its outcome. Raises StoreError, and the writer's Full."""
@@ -193,7 +193,7 @@ class Accounts:
 
 def is_name(text: str) -> bool:
     """Whether ``text`` may be the name of a user."""
-    return _NAME.fullmatch(text) is not None
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 def _overloaded() -> AccountRefused:

@@ -124,14 +124,14 @@ class Repair:
     async def _look(self) -> None:
         more = True
         while more:
-            changes = await self._store.changes(self._token)
-            for conv, head in changes.heads.items():
+            committed = await self._store.committed(self._token)
+            for conv, head in committed.heads.items():
                 topic = self._hub.topics.get(conv)
                 if topic is not None:
                     topic.note(head)
                     if topic.gapped:
                         self._hub.gapped.add(conv)
                         self._gap.set()
-            for user, conv in changes.joined:
+            for user, conv in committed.joined:
                 self._hub.announce(user, conv)
-            self._token, more = changes.token, changes.more
+            self._token, more = committed.token, committed.more

@@ -21,8 +21,7 @@ from chatd.delivery.receipts import COUNTED_ABOVE
 from chatd.limits.rules import Operation as Limited
 from chatd.sessions.node import Node
 from chatd.sessions.session import Session
-from chatd.store.port import Item, Member, Place, Unavailable
-from chatd.store.port import Search as Wanted
+from chatd.store.port import Item, Member, Place, SearchTerms, Unavailable
 from chatd.store.query import BadQuery, parse
 from chatd.store.writer import Full
 
@@ -192,7 +191,7 @@ async def _privacy(session: Session, node: Node, message: messages.Privacy) -> m
 async def _search(session: Session, node: Node, message: messages.Search) -> messages.Ok:
     assert session.author is not None
     try:
-        wanted = Wanted(
+        wanted = SearchTerms(
             terms=parse(message.query), conv=_given(message.conv), sender=_given(message.sender),
             before=_given(message.before), after=_given(message.after), ranked=message.order == "ranked",
         )  # fmt: skip

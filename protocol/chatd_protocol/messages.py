@@ -26,6 +26,8 @@ MAX_TOKEN_CHARS = 8192
 MAX_EMOJI_CHARS = 32
 MAX_QUERY_CHARS = 200
 DELETED_TYPE = "deleted"
+NAME_PATTERN = r"[a-z0-9_.-]{1,32}"
+"""What names a user, and wherever else this alphabet is meant: a type of message, a tier."""
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]

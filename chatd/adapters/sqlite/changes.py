@@ -6,6 +6,7 @@ What a message is now is kept beside the log, in small tables by (conversation, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import cast
 
@@ -14,10 +15,21 @@ import cbor2
 from chatd_protocol.messages import DELETED_TYPE
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
+from chatd.adapters.sqlite.filing import UNFILE_MENTIONS
 from chatd.conversations import rules
 from chatd.conversations.operations import Author, Delete, Done, Edit, Event, Pin, React, Refused, Role
 
 Append = Callable[..., Event]
+
+# From each kind to the next: the reactions of one message may be 50,000 rows, of 1000 members.
+_KINDS = f"""
+    WITH RECURSIVE kinds (emoji) AS (
+        SELECT min(emoji) FROM reactions WHERE conv = ?1 AND target = ?2
+        UNION ALL
+        SELECT (SELECT min(r.emoji) FROM reactions r WHERE r.conv = ?1 AND r.target = ?2 AND r.emoji > k.emoji)
+        FROM kinds k WHERE k.emoji IS NOT NULL LIMIT {rules.MAX_REACTION_KINDS})
+    SELECT count(emoji) FROM kinds
+"""  # noqa: S608 - a number of this program's
 
 
 class Changes:
@@ -73,8 +85,8 @@ class Changes:
         )
         for table in ("edits", "reactions", "pins"):
             execute(f"DELETE FROM {table} WHERE conv = ? AND target = ?", (conv, seq))  # noqa: S608 - of the line above
-        for name in said.get("mentions", ()):
-            execute("DELETE FROM mentions WHERE user = ? AND conv = ? AND seq = ?", (self._cache.user(name), conv, seq))
+        if names := said.get("mentions"):
+            execute(UNFILE_MENTIONS, (conv, seq, json.dumps(names)))
 
     def react(self, react: React) -> tuple[Conversation, Event] | Refused:
         facts = self._facts(react.author, react.conv, react.seq)
@@ -99,11 +111,10 @@ class Changes:
         return conversation, event
 
     def _kinds_with(self, conv: int, seq: int, emoji: str) -> int:
-        # Those of a message may be 50,000 rows, of 1000 members; they are counted for a new kind only, and 50 are few.
         known = self._cache.one("SELECT 1 FROM reactions WHERE conv = ? AND target = ? AND emoji = ? LIMIT 1", conv, seq, emoji)
         if known is not None:
             return 0
-        return 1 + self._count("SELECT count(DISTINCT emoji) FROM reactions WHERE conv = ? AND target = ?", conv, seq)
+        return 1 + self._count(_KINDS, conv, seq)
 
     def pin(self, pin: Pin) -> tuple[Conversation, Event] | Done | Refused:
         facts = self._facts(pin.author, pin.conv, pin.seq)

@@ -6,6 +6,7 @@ cseqs are gathered and written by ``flush``, one statement each for the whole ba
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -16,6 +17,7 @@ from chatd_protocol.codes import ErrorCode
 from chatd.adapters.sqlite.access import Access
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
 from chatd.adapters.sqlite.changes import Changes
+from chatd.adapters.sqlite.filing import FILE_MENTIONS
 from chatd.adapters.sqlite.groups import Groups
 from chatd.adapters.sqlite.signals import Signals
 from chatd.conversations import rules
@@ -77,7 +79,7 @@ class Commit:
         self._rows: list[tuple[object, ...]] = []
         self._replies: list[tuple[int, int, int, int]] = []
         self._roots: dict[tuple[int, int], int] = {}
-        self._mentions: list[tuple[int, int, int]] = []
+        self._mentions: list[tuple[int, int, int, str]] = []
         self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
         self._devices: dict[int, Device] = {}
@@ -162,7 +164,7 @@ class Commit:
             )
             self._replies.clear()
         if self._mentions:
-            self._connection.executemany("INSERT INTO mentions (user, conv, seq) VALUES (?, ?, ?)", self._mentions)
+            self._connection.executemany(FILE_MENTIONS, self._mentions)
             self._mentions.clear()
 
     # --- events ---------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ class Commit:
         if send.reply_to:
             self._file_reply(found.no, event.seq, send.reply_to)
         if send.mentions:
-            self._file_mentions(found, event.seq, send)
+            self._mentions.append((found.no, event.seq, send.author.user_no, json.dumps(send.mentions)))
         return Appended(found.id, (event,), found.dm)
 
     def _change(self, change: Change, operation: Operation) -> Outcome:
@@ -234,11 +236,6 @@ class Commit:
             root = parent if row is None else cast("int", row[0])
         self._roots[conv, seq] = root
         self._replies.append((conv, seq, parent, root))
-
-    def _file_mentions(self, conversation: Conversation, seq: int, send: Send) -> None:
-        # Of members only: to others it never is unread, for who joins later begins to read at their ``joined``.
-        users = {self._cache.user(name) for name in send.mentions} - {send.author.user_no}
-        self._mentions += [(user, conversation.no, seq) for user in users if user in conversation.members]
 
     def _addressed(self, send: Send) -> Conversation | Refused:
         """The conversation that a send goes to, made if it is the first between two users."""

@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 import cbor2
 
-from chatd.adapters.sqlite.reads import rows
+from chatd.adapters.sqlite.reads import rows, visible
 from chatd.conversations.operations import Event
 from chatd.conversations.rules import MAX_PINS
 from chatd.store.port import Page
@@ -15,9 +15,6 @@ from chatd.store.port import Page
 THREAD_EVENTS = 5000
 """Of a thread that begins with a reply. One that begins with a message of its own is in an index, however long."""
 
-_PLACE = """
-    FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1 AND c.id = ?2 AND m.left IS NULL
-"""
 _LATEST = "(SELECT max(d.seq) FROM edits d WHERE d.conv = ?1 AND d.target = x.seq)"
 _SIZED = f"""
     SELECT b.*, sum(b.size) OVER way AS total, row_number() OVER way AS place, count(*) OVER () AS found FROM (
@@ -55,10 +52,10 @@ def thread(
     connection: apsw.Connection, user_no: int, conv: str, seq: int, after: int | None, before: int | None, limit: int,
     max_bytes: int,
 ) -> Page | None:  # fmt: skip
-    place = _place(connection, user_no, conv)
-    if place is None:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
-    no, first, last = place
+    no, first, last, _ = seen
     begun = rows(
         connection, "e.kind, r.seq",
         "FROM events e LEFT JOIN replies r ON r.conv = e.conv AND r.seq = e.seq WHERE e.conv = ?1 AND e.seq = ?2", no, seq,
@@ -75,18 +72,12 @@ def thread(
 
 
 def pins(connection: apsw.Connection, user_no: int, conv: str, after: int, max_bytes: int) -> Page | None:
-    place = _place(connection, user_no, conv)
-    if place is None:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
-    no, first, last = place
+    no, first, last, _ = seen
     events, more = _page(connection, _PINNED, no, max(first, after + 1), last, "ASC", MAX_PINS, max_bytes)
     return Page(events, last, more, member=True)
-
-
-def _place(connection: apsw.Connection, user_no: int, conv: str) -> tuple[int, int, int] | None:
-    """Number, first and last event of a conversation of one's own."""
-    found = rows(connection, "c.no, m.first, c.head", _PLACE, user_no, conv)
-    return (found[0][0], found[0][1], found[0][2]) if found else None
 
 
 def _page(

@@ -26,6 +26,7 @@ from chatd.conversations.operations import (
     Role,
     SetRole,
 )
+from chatd.store.query import by_words
 
 ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS = 16
@@ -136,6 +137,9 @@ class Groups:
         if conversation.title == rename.title:
             return Done(conversation.id)
         conversation.title = rename.title
+        self._connection.execute(
+            "UPDATE conversations SET words = ? WHERE no = ?", (by_words(rename.title), conversation.no)
+        )
         event = self._append(conversation, rename.author, "renamed", cbor2.dumps({"title": rename.title}))
         return Appended(conversation.id, (event,))
 
@@ -161,9 +165,9 @@ class Groups:
     def _make(self, kind: str, title: str, history: str, low: int | None = None, high: int | None = None) -> Conversation:
         id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARACTERS))
         self._connection.execute(
-            "INSERT INTO conversations (id, kind, title, history, dm_low, dm_high, head, newest)"
-            " VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
-            (id, kind, title, history, low, high),
+            "INSERT INTO conversations (id, kind, title, words, history, dm_low, dm_high, head, newest)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0)",
+            (id, kind, title, by_words(title), history, low, high),
         )
         no = self._connection.last_insert_rowid()
         return self._cache.remember(Conversation(no, id, kind, title, history, 0, 0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import apsw
 
@@ -16,7 +16,7 @@ from chatd.conversations.operations import Event
 from chatd.store.port import (
     LISTED_DEVICES,
     Account,
-    Changes,
+    Committed,
     DeviceEntry,
     Endings,
     Item,
@@ -29,11 +29,14 @@ CHANGED_EVENTS = 10_000
 ENDINGS_AT_ONCE = 1000
 
 _EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
+_FOR_EVER = 2**62
 _VISIBLE = """
     SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first, m.joined,
            coalesce(m.left, c.head) AS last, m.read, m.delivered, m.muted, m.user
     FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1
 """
+MAY_SEE = "m.left IS NULL AND e.seq >= m.first"
+"""Of an event e and the row m that makes a user a member of its conversation: where ``visible`` cannot be asked."""
 _STANDING = "v.id, v.kind, v.member, v.first, v.last, coalesce(p.seq, v.joined - 1)"
 _FROM_STANDINGS = f"FROM ({_VISIBLE}) v LEFT JOIN cursors p ON p.device = ?2 AND p.conv = v.no"
 _SIZED = """
@@ -57,9 +60,18 @@ _UNREAD = """(
 _MENTIONS = """(
     SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > max(w.read, w.first - 1)
     AND x.seq <= w.last)"""
-_NAMES = """(
+NAMES = """(
     SELECT json_group_array(o.name) FROM members m JOIN users o ON o.no = m.user WHERE w.kind = 'dm' AND m.conv = w.no)"""
 _NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
+
+
+class Visible(NamedTuple):
+    """The number of a conversation, and the ``seq`` between which a user may read it."""
+
+    no: int
+    first: int
+    last: int
+    member: int
 
 
 def rows(connection: apsw.Connection, columns: str, source: str, *values: object) -> list[list[Any]]:
@@ -105,6 +117,16 @@ def _events(
     return [_event(row) for row in found]
 
 
+def visible(connection: apsw.Connection, user_no: int, conv: str, *, former: bool = False) -> Visible | None:
+    """What a user may read of a conversation: reads decide that here (I8). None to those who are no member, and with
+    ``former`` never were."""
+    found = rows(
+        connection, "v.no, v.first, v.last, v.member", f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND (v.member OR ?3)",
+        user_no, conv, former,
+    )  # fmt: skip
+    return Visible(*found[0]) if found else None
+
+
 def standings(connection: apsw.Connection, user_no: int, device_no: int) -> list[Standing]:
     found = rows(connection, _STANDING, f"{_FROM_STANDINGS} ORDER BY v.newest DESC, v.no DESC", user_no, device_no)
     return [_standing(row) for row in found]
@@ -124,10 +146,10 @@ def page(
     connection: apsw.Connection, user_no: int, conv: str, after: int | None, before: int | None, limit: int, max_bytes: int,
     former: bool,
 ) -> Page | None:  # fmt: skip
-    seen = rows(connection, "v.member, v.first, v.last", f"FROM ({_VISIBLE}) v WHERE v.id = ?2", user_no, conv)
-    if not seen or not (seen[0][0] or former):
+    seen = visible(connection, user_no, conv, former=former)
+    if seen is None:
         return None
-    member, first, last = seen[0]
+    _, first, last, member = seen
     if after is not None:
         low, high = max(first, after + 1), last
         events = _events(connection, conv, low, high, "ASC", limit, max_bytes)
@@ -152,10 +174,10 @@ def logs(connection: apsw.Connection, wanted: Sequence[tuple[str, int]], limit: 
     return found
 
 
-def changes(connection: apsw.Connection, token: int | None) -> Changes:
+def committed(connection: apsw.Connection, token: int | None) -> Committed:
     newest = cast("int", rows(connection, "coalesce(max(no), 0)", "FROM events")[0][0])
     if token is None:
-        return Changes({}, [], newest, False)
+        return Committed({}, [], newest, False)
     upto = min(newest, token + CHANGED_EVENTS)
     heads = rows(
         connection, "c.id, max(e.seq)",
@@ -168,7 +190,7 @@ def changes(connection: apsw.Connection, token: int | None) -> Changes:
         " WHERE m.began >= ?1 AND m.began <= ?2 AND m.left IS NULL",
         token, upto,
     )  # fmt: skip
-    return Changes(dict(heads), [(user, conv) for user, conv in joined], upto, upto < newest)
+    return Committed(dict(heads), [(user, conv) for user, conv in joined], upto, upto < newest)
 
 
 def conversations(
@@ -177,7 +199,7 @@ def conversations(
     """``after``: of ``parse_cursor``. One statement, and not three for each item: on a busy node those were 0.6 s."""
     found = rows(
         connection, f"w.no, w.newest, w.rows, w.kind, w.title, w.last, w.read, w.delivered, {_UNREAD}, {_MENTIONS},"
-        f" w.muted, {_NAMES}, {_NEWEST}",
+        f" w.muted, {NAMES}, {_NEWEST}",
         f"FROM ({_LISTED}) w LEFT JOIN events e ON e.conv = w.no AND e.seq = w.last LEFT JOIN users u ON u.no = e.sender"
         " WHERE w.place = 1 OR w.place <= ?4 AND w.total <= ?5 ORDER BY w.place",
         user_no, *after, limit, max_bytes,
@@ -189,11 +211,17 @@ def conversations(
 def parse_cursor(cursor: str | None) -> tuple[int, int]:
     """The (newest, no) of the item before the page. Raises ValueError."""
     if cursor is None:
-        return 2**62, 2**62
-    newest, dot, no = cursor.partition(".")
-    if not (dot and newest.isascii() and newest.isdigit() and no.isascii() and no.isdigit()):
+        return _FOR_EVER, _FOR_EVER
+    newest, no = numbers(cursor, 2)
+    return newest, no
+
+
+def numbers(cursor: str, count: int) -> list[int]:
+    """Those that a cursor is made of, none beyond what SQLite takes. Raises ValueError."""
+    parts = cursor.split(".")
+    if len(parts) != count or not all(part.isascii() and part.isdigit() for part in parts):
         raise ValueError("not a cursor")
-    return min(int(newest), 2**62), min(int(no), 2**62)
+    return [min(int(part), _FOR_EVER) for part in parts]
 
 
 def _item(row: list[Any]) -> Item:
@@ -203,12 +231,12 @@ def _item(row: list[Any]) -> Item:
 
 
 def members(connection: apsw.Connection, user_no: int, conv: str) -> list[Member] | None:
-    seen = rows(connection, "v.no", f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND v.member", user_no, conv)
-    if not seen:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
     found = rows(
         connection, "u.name, m.role, m.joined, m.delivered, m.read",
-        "FROM members m JOIN users u ON u.no = m.user WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name", seen[0][0],
+        "FROM members m JOIN users u ON u.no = m.user WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name", seen.no,
     )  # fmt: skip
     return [Member(*row) for row in found]
 
