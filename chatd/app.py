@@ -113,7 +113,11 @@ def _first(fault: BaseException) -> BaseException:
 
 
 async def serve(config: Config, *, ops_asked: bool) -> None:
-    """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye."""
+    """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye.
+
+    Longer than functions are here, and whole: it is the list of what there is, in the order in which it must start, and does
+    nothing else.
+    """
     tls, redis_url = _tls(config), _redis_url(config)  # what may be wrong, before anything is made or started
     metrics = Metrics()
     async with AsyncExitStack() as stack:
@@ -156,7 +160,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
         hub.connect(bus)
         signals = Signals(hub, store, metrics, poller.cork)
-        presence, board = _make_presence(config, url, name, store, writer, metrics, poller.cork, signals)
+        presence, board = _make_presence(config, url, name, store, writer, hub, metrics, poller.cork)
         limiter, redis_limits = _make_limiter(config, url, metrics)
         node = _make_node(
             config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
@@ -249,9 +253,10 @@ async def _serve_sockets(
 async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
     with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
         await node.drain(config.server.drain_seconds)
-    node.presence.store_seen()
     with trio.move_on_after(LAST_WORDS_SECONDS):
-        await node.roll.leave()
+        while node.presence.store_seen():
+            await node.writer.settled()
+        await node.roll.sign_off()
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
         await writer_ended.wait()
@@ -280,13 +285,12 @@ def _make_limiter(config: Config, url: str, metrics: Metrics) -> tuple[Limiter, 
 
 
 def _make_presence(
-    config: Config, url: str, name: bytes, store: Store, writer: Writer, metrics: Metrics, cork: Cork, signals: Signals
+    config: Config, url: str, name: bytes, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork
 ) -> tuple[Presence, RedisBoard]:
-    presence = Presence(store, writer.submit, metrics, cork, config.presence, _wall_ms)
-    board = RedisBoard(url, name.hex(), presence.told, presence.board_lost, expiry=config.presence.expiry_seconds)
+    presence = Presence(store, writer.submit, hub.signal, metrics, cork, config.presence, _wall_ms)
+    hub.observers.append(presence)
+    board = RedisBoard(url, name.hex(), presence.heard_of, presence.board_lost, expiry=config.presence.expiry_seconds)
     presence.connect(board)
-    signals.on_membership = presence.membership_moved  # type: ignore[assignment]  # the hub's subscribers are sessions
-    signals.on_privacy = lambda said: presence.set_privacy(said.user, presence=said.presence, last_seen=said.last_seen)
     return presence, board
 
 

@@ -51,6 +51,13 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=Tr
     """What both directions share: the wire name of a message is its key ``t``. No cycles, so nothing to collect."""
 
 
+def name_of(message: Message) -> str:
+    """The wire name, ``t``."""
+    name = message.__struct_config__.tag
+    assert isinstance(name, str)
+    return name
+
+
 def _check_body(body: object) -> None:
     if not isinstance(body, str | bytes) and body is not UNSET:
         raise TypeError('`body`: text or bytes (in JSON {"b64": base64url without padding})')
