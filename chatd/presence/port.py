@@ -38,7 +38,10 @@ class BoardDown(Exception):
 
 
 class Board(Protocol):
-    """``up``: whether it can be had, and everything that is listened for is confirmed."""
+    """``up``: whether it can be had, and everything that is listened for is confirmed.
+
+    A call is given up, as BoardDown, when an answer has not come in a second: presence waits for some of them.
+    """
 
     @property
     def up(self) -> bool: ...

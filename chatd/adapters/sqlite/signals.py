@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import apsw
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
+from chatd.adapters.sqlite.memberships import entered
 from chatd.adapters.sqlite.reads import rows
 from chatd.conversations.operations import (
     Done,
@@ -26,6 +27,7 @@ from chatd.store.port import Acquaintance, Audience, Privacy, Tally
 
 TALLIED_EVENTS = 1000
 """Whose latest message lies further back than this is told no more counts."""
+_OWN = "(SELECT count(*) FROM members WHERE user = ?1)"
 
 
 class Signals:
@@ -42,11 +44,13 @@ class Signals:
         if conversation is None:
             return Done()
         row = self._cache.one(
-            "SELECT joined, left, delivered, read FROM members WHERE conv = ? AND user = ?", conversation.no, author.user_no
+            f"SELECT {entered('m.conv', 'm.user', 'm.joined')}, m.left, m.delivered, m.read FROM members m"  # noqa: S608
+            " WHERE m.conv = ? AND m.user = ?",
+            conversation.no, author.user_no,
         )
         if row is None:
             return Done()
-        joined, left, had_delivered, had_read = row
+        began, left, had_delivered, had_read = row
         # A former member's part of the log ends at the ``left`` event, which their devices confirm, too; without that it
         # would be replayed at every hello.
         last = conversation.head if author.user_no in conversation.members else left
@@ -56,7 +60,7 @@ class Signals:
         self._connection.execute(
             "INSERT INTO cursors (device, conv, seq) VALUES (?1, ?2, max(?3, ?4 - 1))"
             " ON CONFLICT (device, conv) DO UPDATE SET seq = max(seq, ?3)",
-            (author.device_no, conversation.no, confirmed, joined),
+            (author.device_no, conversation.no, confirmed, began),
         )
         if (delivered, read) != (had_delivered, had_read):
             self._connection.execute(
@@ -130,9 +134,13 @@ def tallies(connection: apsw.Connection, conv: str, low: int, high: int) -> list
 def acquainted(connection: apsw.Connection, user_no: int, names: Sequence[str]) -> list[Acquaintance]:
     found = rows(
         connection, "u.name, CASE WHEN u.show_presence AND u.show_last_seen THEN u.last_seen ELSE 0 END",
-        "FROM json_each(?2) w JOIN users u ON u.name = w.value WHERE EXISTS ("
-        "SELECT 1 FROM members a JOIN members b ON b.conv = a.conv"
-        " WHERE a.user = ?1 AND a.left IS NULL AND b.user = u.no AND b.left IS NULL)",
+        # From the side that has fewer conversations: who has thousands costs as much as those who are asked about have.
+        f"FROM json_each(?2) w JOIN users u ON u.name = w.value WHERE CASE WHEN"  # noqa: S608
+        f" (SELECT count(*) FROM (SELECT 1 FROM members WHERE user = u.no LIMIT {_OWN})) < {_OWN}"
+        " THEN EXISTS (SELECT 1 FROM members b CROSS JOIN members a ON a.conv = b.conv AND a.user = ?1"
+        " WHERE b.user = u.no AND a.left IS NULL AND b.left IS NULL)"
+        " ELSE EXISTS (SELECT 1 FROM members a CROSS JOIN members b ON b.conv = a.conv AND b.user = u.no"
+        " WHERE a.user = ?1 AND a.left IS NULL AND b.left IS NULL) END",
         user_no, json.dumps(names),
     )  # fmt: skip
     return [Acquaintance(user, last_seen) for user, last_seen in found]
