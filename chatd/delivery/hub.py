@@ -317,6 +317,8 @@ class Hub:
         for subscriber in [subscriber for subscriber in topic.live if subscriber.user == user]:
             subscriber.detached(topic.conv, event.seq)
             self.unfollow(subscriber, topic.conv)
+            # They may have been added again, and have heard so while they still followed: the bus lost this, not that.
+            subscriber.conversation_began(topic.conv)
 
 
 def _nobody_repairs() -> None:

@@ -8,6 +8,8 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 * **Contiguous.** The events of one conversation carry 1, 2, 3, ... without holes, in commit order (I4).
 * **Idempotent.** ``(user, device, cseq)`` is checked inside the transaction (I3), however late the repeat comes.
 * **Authorised.** Membership, roles, authorship and time are judged by ``conversations.rules`` inside the transaction (I8).
+* **Seen.** A user may read the events of all their memberships in a conversation, each from its ``joined`` to its ``left``; a
+  member of one with ``history: all`` may read everything. Whatever reads, and whatever refers to an event, goes by that.
 * **Gone.** A committed ``Delete`` leaves of the message, and of its edits, nothing that they said: not in what is read, and,
   once ``scrub`` was called and nothing was in its way, not in what the store keeps on the disk.
 * **Fenced.** From the commit of a SignOut or SetPassword on, nothing by a session that it ended is stored, and nothing is opened
@@ -59,7 +61,7 @@ class NewerSchema(StoreError):
 class Standing(Struct, frozen=True):
     """Where one device stands in one of its user's conversations.
 
-    It may read the events with ``first <= seq <= last``; ``cursor`` is the last it has confirmed. ``member`` is false
+    ``first`` and ``last`` are the ends of what it may read; ``cursor`` is the last it has confirmed. ``member`` is false
     for a former member, whose ``last`` is the ``left`` event. ``kind`` is ``dm`` or ``group``.
     """
 
@@ -236,8 +238,8 @@ class Store(Protocol):
         """What this user may read: ascending after ``after``, or the newest ones before ``before`` (default: the end).
 
         None when there is no such conversation or the user is no member: the two look the same. ``former``: a former
-        member reads too, up to the ``left`` event (catch-up). Ends early rather than exceed ``max_bytes`` of payload,
-        but always holds at least one event if there is one. Raises Unavailable.
+        member reads too, up to the ``left`` event (catch-up). Ends early rather than exceed ``max_bytes`` of payload, and
+        where a membership ended, but always holds at least one event if there is one. Raises Unavailable.
         """
 
     async def log(self, conv: str, after: int, limit: int, *, max_bytes: int = LOG_BYTES) -> list[Event]:

@@ -138,6 +138,7 @@ async def test_who_still_reads_the_store_is_not_detached(house: House) -> None:
     await house.do(RemoveMembers(author=owner, conv=made.conv, users=("bob",)))
     assert live.got == [2, 3]
     assert live.left_at == {made.conv: 3}
+    assert live.began == [made.conv]  # to look whether they have been added again
     assert behind.left_at == {}
     assert behind in house.hub.topics[made.conv].subscribers()
     assert bob.user == "bob"

@@ -24,6 +24,7 @@ from chatd.conversations.operations import (
     Author,
     CreateAccount,
     CreateGroup,
+    Delete,
     DeviceOpened,
     Done,
     Edit,
@@ -94,6 +95,23 @@ class StoreConformance:
             assert (unset.tier, done, opened.tier, code(refused)) == ("", Done(), "premium", "not_found")
             accounts = [await store.account(name) for name in ("a", "b")]
             assert [account.tier for account in accounts if account is not None] == ["premium", ""]
+
+    async def test_a_reply_is_to_a_message(self, engine: Engine) -> None:
+        """Deleted since or not, in the same batch or not. To another event it is refused, and to what one may not see."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a)
+            kept, added, *replies = await do(
+                store, message(a, 1, conv), AddMembers(author=a, conv=conv, users=("b",)),
+                *[msgspec.structs.replace(message(a, 2, conv), reply_to=seq) for seq in (1, 3, 4, 2)],
+                msgspec.structs.replace(message(b, 1, conv), reply_to=2), Delete(
+                    author=a, cseq=3, conv=conv, seq=4, payload=cbor2.dumps({"target": 4}), digest=b"d"
+                ), msgspec.structs.replace(message(b, 1, conv), reply_to=4),
+            )  # fmt: skip
+            assert isinstance(kept, Appended)
+            assert isinstance(added, Appended)
+            assert [code(replies[n]) for n in (0, 1, 2, 4)] == ["not_found"] * 4
+            assert [replies[n].events[0].seq for n in (3, 5, 6)] == [4, 5, 6]
 
     async def test_a_reply_is_to_an_event_of_the_log(self, engine: Engine) -> None:
         """One beyond the log is refused and changes nothing: no conversation is made for it, no cseq is used."""
@@ -264,14 +282,14 @@ class StoreConformance:
             assert cbor2.loads(gone.events[0].payload) == {"user": "c", "role": "owner"}
 
     async def test_what_a_former_member_reads(self, engine: Engine) -> None:
-        """I8: to the ``left`` event by catch-up, nothing by history; and again from the new ``joined`` on."""
+        """I8: to the ``left`` event by catch-up, nothing by history; and both parts when they are a member again."""
         async with engine() as store:
             a, b = await people(store, "a", "b")
             conv = await group(store, a, "b")
             await do(store, message(a, 1, conv), RemoveMembers(author=a, conv=conv, users=("b",)), message(a, 2, conv))
 
-            async def read(*, former: bool) -> Any:
-                page = await store.page(b.user_no, conv, after=0, before=None, limit=50, max_bytes=10**6, former=former)
+            async def read(*, former: bool, after: int = 0) -> Any:
+                page = await store.page(b.user_no, conv, after=after, before=None, limit=50, max_bytes=10**6, former=former)
                 return page and [event.seq for event in page.events]
 
             assert await read(former=True) == [1, 2, 3]
@@ -279,7 +297,8 @@ class StoreConformance:
             standing = (await store.standings(b.user_no, b.device_no))[0]
             assert (standing.member, standing.last) == (False, 3)
             await do(store, AddMembers(author=a, conv=conv, users=("b",)), message(a, 3, conv))
-            assert await read(former=False) == [5, 6]
+            assert await read(former=False) == [1, 2, 3]
+            assert await read(former=False, after=3) == [5, 6]
 
     @pytest.mark.parametrize(("history", "seen"), [("since_join", [3]), ("all", [1, 2, 3])])
     async def test_what_a_new_member_reads(self, engine: Engine, history: str, seen: list[int]) -> None:

@@ -139,7 +139,7 @@ class SearchConformance:
             assert await found(store, c, "word") == ["word three"]
             await do(store, AddMembers(author=a, conv=since, users=("b",)), message(a, 4, since, "word four"))
             await indexed(store)
-            assert await found(store, b, "word") == ["word four", "word two"]
+            assert await found(store, b, "word") == ["word four", "word three", "word two", "word one"]
             for conv in (since, "absent"):
                 d = (await people(store, "d"))[0]
                 assert await store.search(d.user_no, wanted("word", conv=conv), cursor=None, limit=9, max_bytes=BIG) is None

@@ -33,6 +33,7 @@ from chatd.conversations.operations import (
 from chatd.store.port import MAX_DEVICE_TOKENS, NewerSchema, Unavailable
 from tests.store.conformance import NOW, Engine, StoreConformance, do, group, message, people, whole
 from tests.store.conformance_devices import DevicesConformance
+from tests.store.conformance_memberships import MembershipsConformance
 
 
 @pytest.fixture
@@ -56,6 +57,9 @@ def open_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engine
 class TestSqlite(StoreConformance):
     """The contract."""
 
+
+class TestSqliteMemberships(MembershipsConformance):
+    """The same of who comes back."""
 
 
 class TestSqliteDevices(DevicesConformance):

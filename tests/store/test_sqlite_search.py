@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from chatd.adapters.sqlite import search, search_index
+from chatd.adapters.sqlite.reads import MAY_SEE
 from chatd.adapters.sqlite.store import open_store
 from chatd.conversations.operations import AddMembers, Author, CreateGroup
 from chatd.store import query
@@ -99,7 +100,7 @@ async def test_without_secure_delete_the_words_would_stay(
 @pytest.mark.parametrize(
     ("guard", "leaks"),
     [("AND NOT e.deleted", "deleted"), ("AND coalesce(x.seq, 0) = coalesce(l.seq, 0)", "edited"),
-     (f"AND {search.MAY_SEE}", "before")],
+     (f"AND {MAY_SEE}", "before")],
 )  # fmt: skip
 async def test_each_guard_is_what_hides(engine: Any, monkeypatch: pytest.MonkeyPatch, guard: str, leaks: str) -> None:
     """With it nothing is found that may not be; without it exactly that is: by an index that has not come so far, or that

@@ -17,6 +17,7 @@ import apsw
 from chatd_protocol.codes import ErrorCode
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
+from chatd.adapters.sqlite.memberships import entered
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     Author,
@@ -96,7 +97,8 @@ class Access:
 
     def _begin_cursors(self, user: int, device: int) -> None:
         rows = self._connection.execute(
-            "SELECT m.conv, m.read, m.first, m.left, c.head FROM members m"
+            f"SELECT m.conv, m.read, min(m.first, {entered('m.conv', 'm.user', 'm.joined')}), m.left, c.head"  # noqa: S608
+            " FROM members m"
             " JOIN conversations c ON c.no = m.conv WHERE m.user = ?",
             (user,),
         ).fetchall()

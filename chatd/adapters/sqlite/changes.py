@@ -16,6 +16,7 @@ from chatd_protocol.messages import DELETED_TYPE
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
 from chatd.adapters.sqlite.filing import UNFILE_MENTIONS
+from chatd.adapters.sqlite.memberships import sees
 from chatd.conversations import rules
 from chatd.conversations.operations import Author, Delete, Done, Edit, Event, Pin, React, Refused, Role
 
@@ -143,12 +144,10 @@ class Changes:
         whether the other one of a 1:1 conversation blocks the author. None to those who are no member."""
         conversation = self._cache.conversation(conv)
         me = author.user_no
-        entry = conversation.members.get(me) if conversation is not None else None
-        if conversation is None or entry is None:
+        role = conversation.role(me) if conversation is not None else None
+        if conversation is None or role is None:
             return None
-        role, joined = entry
-        first = 1 if conversation.history == "all" else joined
-        row = seq >= first and self._cache.one(
+        row = sees(self._connection, conversation.no, me, seq, conversation.first(me)) and self._cache.one(
             "SELECT sender, at FROM events WHERE conv = ? AND seq = ? AND kind = 'message' AND NOT deleted", conversation.no, seq
         )
         target = rules.Target(row[0] == me, self._now - row[1]) if row else None

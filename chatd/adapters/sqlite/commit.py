@@ -19,6 +19,7 @@ from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
 from chatd.adapters.sqlite.changes import Changes
 from chatd.adapters.sqlite.filing import FILE_MENTIONS
 from chatd.adapters.sqlite.groups import Groups
+from chatd.adapters.sqlite.memberships import sees
 from chatd.adapters.sqlite.signals import Signals
 from chatd.conversations import rules
 from chatd.conversations.operations import (
@@ -188,7 +189,7 @@ class Commit:
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
-        if send.reply_to > found.head:
+        if send.reply_to and not self._may_reply(found, send):
             return rules.NO_SUCH_EVENT
         event = self._append(found, send.author, "message", send.payload, cseq=send.cseq, digest=send.digest)
         if send.reply_to:
@@ -196,6 +197,15 @@ class Commit:
         if send.mentions:
             self._mentions.append((found.no, event.seq, send.author.user_no, json.dumps(send.mentions)))
         return Appended(found.id, (event,), found.dm)
+
+    def _may_reply(self, conversation: Conversation, send: Send) -> bool:
+        """To a message that one may see; to what is left of one, too."""
+        self._write_events()
+        me, no = send.author.user_no, conversation.no
+        row = self._cache.one("SELECT kind FROM events WHERE conv = ? AND seq = ?", no, send.reply_to)
+        return row is not None and row[0] == "message" and sees(
+            self._connection, no, me, send.reply_to, conversation.first(me)
+        )
 
     def _change(self, change: Change, operation: Operation) -> Outcome:
         """One of ``changes.Changes``: of a message that this very batch may have appended."""

@@ -7,6 +7,7 @@ from typing import Any
 import apsw
 import cbor2
 
+from chatd.adapters.sqlite.memberships import may_see, sees
 from chatd.adapters.sqlite.reads import rows, visible
 from chatd.conversations.operations import Event
 from chatd.conversations.rules import MAX_PINS
@@ -25,18 +26,22 @@ _SIZED = f"""
     WINDOW way AS (ORDER BY b.seq {{way}})
 """  # noqa: S608
 # This module's own texts alone; values are always bound.
-_PINNED = "SELECT p.target AS seq FROM pins p WHERE p.conv = ?1 AND p.target BETWEEN ?2 AND ?3"
-_THREAD = """
-    SELECT ?6 AS seq WHERE ?6 BETWEEN ?2 AND ?3
+_PINNED = f"""
+    SELECT t.target AS seq FROM pins t WHERE t.conv = ?1 AND t.target BETWEEN ?2 AND ?3
+    AND {may_see("t.target", "?1", "?6", "?7")}
+"""  # noqa: S608
+_THREAD = f"""
+    SELECT ?8 AS seq WHERE ?8 BETWEEN ?2 AND ?3
     UNION ALL
-    SELECT r.seq FROM replies r WHERE r.conv = ?1 AND r.root = ?6 AND r.seq BETWEEN ?2 AND ?3
-    ORDER BY seq {way} LIMIT ?4 + 1
-"""
+    SELECT r.seq FROM replies r WHERE r.conv = ?1 AND r.root = ?8 AND r.seq BETWEEN ?2 AND ?3
+    AND {may_see("r.seq", "?1", "?6", "?7")}
+    ORDER BY seq {{way}} LIMIT ?4 + 1
+"""  # noqa: S608
 # From each message to its first reply and to its next sibling: two rows a step, in order of seq, so that the bound bounds
 # the work; all replies of each at once would be a million for a message that has so many.
 _BRANCH = f"""
     WITH RECURSIVE walk (seq, parent) AS (
-        SELECT ?6, 0
+        SELECT ?8, 0
         UNION ALL
         SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.seq AND r.seq = (
             SELECT min(f.seq) FROM replies f WHERE f.conv = ?1 AND f.parent = w.seq)
@@ -44,7 +49,7 @@ _BRANCH = f"""
         SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.parent AND r.seq = (
             SELECT min(n.seq) FROM replies n WHERE n.conv = ?1 AND n.parent = w.parent AND n.seq > w.seq)
         ORDER BY 1 LIMIT {THREAD_EVENTS})
-    SELECT seq FROM walk WHERE seq BETWEEN ?2 AND ?3
+    SELECT seq FROM walk WHERE seq BETWEEN ?2 AND ?3 AND {may_see("walk.seq", "?1", "?6", "?7")}
 """  # noqa: S608
 
 
@@ -55,19 +60,19 @@ def thread(
     seen = visible(connection, user_no, conv)
     if seen is None:
         return None
-    no, first, last, _ = seen
+    no, earliest, first, last, _ = seen
     begun = rows(
         connection, "e.kind, r.seq",
         "FROM events e LEFT JOIN replies r ON r.conv = e.conv AND r.seq = e.seq WHERE e.conv = ?1 AND e.seq = ?2", no, seq,
     )  # fmt: skip
-    if not begun or begun[0][0] != "message" or not first <= seq <= last:
+    if not begun or begun[0][0] != "message" or not sees(connection, no, user_no, seq, first):
         return None
     candidates = _THREAD if begun[0][1] is None else _BRANCH
     if after is not None:
-        events, more = _page(connection, candidates, no, max(first, after + 1), last, "ASC", limit, max_bytes, seq)
+        events, more = _page(connection, candidates, no, after + 1, last, "ASC", limit, max_bytes, user_no, first, seq)
         return Page(events, last, more, member=True)
     high = last if before is None else min(last, before - 1)
-    events, more = _page(connection, candidates, no, first, high, "DESC", limit, max_bytes, seq)
+    events, more = _page(connection, candidates, no, earliest, high, "DESC", limit, max_bytes, user_no, first, seq)
     return Page(events[::-1], last, more, member=True)
 
 
@@ -75,8 +80,8 @@ def pins(connection: apsw.Connection, user_no: int, conv: str, after: int, max_b
     seen = visible(connection, user_no, conv)
     if seen is None:
         return None
-    no, first, last, _ = seen
-    events, more = _page(connection, _PINNED, no, max(first, after + 1), last, "ASC", MAX_PINS, max_bytes)
+    no, _, first, last, _ = seen
+    events, more = _page(connection, _PINNED, no, after + 1, last, "ASC", MAX_PINS, max_bytes, user_no, first)
     return Page(events, last, more, member=True)
 
 

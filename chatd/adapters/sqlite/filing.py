@@ -12,16 +12,19 @@ from typing import cast
 import apsw
 import cbor2
 
+from chatd.adapters.sqlite.memberships import may_see
 from chatd.store.query import by_words
 
-FILE_MENTIONS = """
+FILE_MENTIONS = f"""
     INSERT OR IGNORE INTO mentions (user, conv, seq)
     SELECT u.no, ?1, ?2 FROM json_each(?4) t CROSS JOIN users u ON u.name = t.value
     CROSS JOIN members m ON m.conv = ?1 AND m.user = u.no
-    WHERE m.left IS NULL AND u.no <> ?3
-"""
-"""The message ?1, ?2 of the user ?3 names those of the JSON list ?4. Of members only: to others it never is unread, for who
-joins later begins to read at their ``joined``. Names that nobody has cost a look into an index, and not a statement each."""
+    WHERE u.no <> ?3 AND {may_see("?2", "?1", "u.no", "m.first")}
+    AND (coalesce(m.left, ?2) >= ?2 OR (SELECT history FROM conversations WHERE no = ?1) = 'all')
+"""  # noqa: S608 - of this program's own texts alone
+"""The message ?1, ?2 of the user ?3 names those of the JSON list ?4. Of members at that time only, and where all is shown of
+former ones, to whom it is unread when they come back; to who joins later it never is, for they begin to read at their
+``joined``. Names that nobody has cost a look into an index, and not a statement each."""
 
 UNFILE_MENTIONS = """
     DELETE FROM mentions WHERE conv = ?1 AND seq = ?2

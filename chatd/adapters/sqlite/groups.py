@@ -10,6 +10,7 @@ import cbor2
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
 from chatd.adapters.sqlite.changes import Append
+from chatd.adapters.sqlite.memberships import keep
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     AddMembers,
@@ -74,6 +75,7 @@ class Groups:
         for name, user in new.items():
             event = self._append(conversation, add.author, "joined", cbor2.dumps({"user": name}))
             first = 1 if conversation.history == "all" else event.seq
+            keep(self._connection, conversation.no, user)
             self._enter(conversation, user, "member", event.seq, first)
             events.append(event)
         return Appended(conversation.id, tuple(events), joined=tuple(new)) if events else Done(conversation.id)
@@ -177,7 +179,7 @@ class Groups:
             "INSERT INTO members (conv, user, role, joined, first, read, delivered, began)"
             " VALUES (?1, ?2, ?3, ?4, ?5, ?4 - 1, ?4 - 1, (SELECT coalesce(max(no), 0) FROM events))"
             " ON CONFLICT (conv, user) DO UPDATE SET role = ?3, joined = ?4, first = ?5, left = NULL,"
-            " read = max(read, ?4 - 1), delivered = max(delivered, ?4 - 1), began = excluded.began",
+            " began = excluded.began",
             (conversation.no, user, role, joined, first),
         )
         conversation.members[user] = (role, joined)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import apsw
 
+from chatd.adapters.sqlite.memberships import entered, may_see, stretch_from, stretch_to
 from chatd.conversations.operations import Event
 from chatd.store.port import (
     LISTED_DEVICES,
@@ -30,14 +31,15 @@ ENDINGS_AT_ONCE = 1000
 
 _EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
 _FOR_EVER = 2**62
-_VISIBLE = """
-    SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first, m.joined,
+_VISIBLE = f"""
+    SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first,
+           {entered("m.conv", "m.user", "m.joined")} AS entered,
            coalesce(m.left, c.head) AS last, m.read, m.delivered, m.muted, m.user
     FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1
-"""
-MAY_SEE = "m.left IS NULL AND e.seq >= m.first"
+"""  # noqa: S608 - of this program's own texts alone, here and below; values are always bound
+MAY_SEE = f"m.left IS NULL AND {may_see('e.seq', 'e.conv', 'm.user', 'm.first')}"
 """Of an event e and the row m that makes a user a member of its conversation: where ``visible`` cannot be asked."""
-_STANDING = "v.id, v.kind, v.member, v.first, v.last, coalesce(p.seq, v.joined - 1)"
+_STANDING = "v.id, v.kind, v.member, min(v.first, v.entered), v.last, coalesce(p.seq, v.entered - 1)"
 _FROM_STANDINGS = f"FROM ({_VISIBLE}) v LEFT JOIN cursors p ON p.device = ?2 AND p.conv = v.no"
 _SIZED = """
     SELECT b.no, b.size, sum(b.size) OVER (ORDER BY b.seq {0}) AS total FROM (
@@ -54,21 +56,26 @@ _LISTED = f"""
         LEFT JOIN events n ON n.conv = v.no AND n.seq = v.last) l
     WINDOW latest AS (ORDER BY l.newest DESC, l.no DESC)
 """  # noqa: S608
-_UNREAD = """(
+_COUNTS = "x.kind = 'message' AND x.sender <> ?1 AND NOT x.deleted"
+_UNREAD = f"""(
     SELECT count(*) FROM events x WHERE x.conv = w.no AND x.seq > max(w.read, w.first - 1) AND x.seq <= w.last
-    AND x.kind = 'message' AND x.sender <> ?1 AND NOT x.deleted)"""
+    AND {_COUNTS}) + (
+    SELECT count(*) FROM past_memberships p CROSS JOIN events x
+    ON x.conv = w.no AND x.seq >= max(p.joined, w.read + 1) AND x.seq <= p.left
+    WHERE p.conv = w.no AND p.user = ?1 AND p.left > w.read AND p.left < w.first AND {_COUNTS})"""  # noqa: S608
 _MENTIONS = """(
-    SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > max(w.read, w.first - 1)
-    AND x.seq <= w.last)"""
+    SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > w.read AND x.seq <= w.last)"""
 NAMES = """(
     SELECT json_group_array(o.name) FROM members m JOIN users o ON o.no = m.user WHERE w.kind = 'dm' AND m.conv = w.no)"""
 _NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
 
 
 class Visible(NamedTuple):
-    """The number of a conversation, and the ``seq`` between which a user may read it."""
+    """The number of a conversation, and the ``seq`` between which a user may read it: from ``first`` on without a hole, from
+    ``earliest`` on with those of ``memberships``."""
 
     no: int
+    earliest: int
     first: int
     last: int
     member: int
@@ -121,7 +128,8 @@ def visible(connection: apsw.Connection, user_no: int, conv: str, *, former: boo
     """What a user may read of a conversation: reads decide that here (I8). None to those who are no member, and with
     ``former`` never were."""
     found = rows(
-        connection, "v.no, v.first, v.last, v.member", f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND (v.member OR ?3)",
+        connection, "v.no, min(v.first, v.entered), v.first, v.last, v.member",
+        f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND (v.member OR ?3)",
         user_no, conv, former,
     )  # fmt: skip
     return Visible(*found[0]) if found else None
@@ -149,14 +157,14 @@ def page(
     seen = visible(connection, user_no, conv, former=former)
     if seen is None:
         return None
-    _, first, last, member = seen
+    no, earliest, first, last, member = seen
     if after is not None:
-        low, high = max(first, after + 1), last
+        low, high = stretch_from(connection, no, user_no, after + 1, first, last)
         events = _events(connection, conv, low, high, "ASC", limit, max_bytes)
-        return Page(events, last, bool(events) and events[-1].seq < high, bool(member))
-    low, high = first, last if before is None else min(last, before - 1)
+        return Page(events, last, bool(events) and events[-1].seq < last, bool(member))
+    low, high = stretch_to(connection, no, user_no, last if before is None else before - 1, first, last)
     events = _events(connection, conv, low, high, "DESC", limit, max_bytes)[::-1]
-    return Page(events, last, bool(events) and events[0].seq > low, bool(member))
+    return Page(events, last, bool(events) and events[0].seq > earliest, bool(member))
 
 
 def log(connection: apsw.Connection, conv: str, after: int, limit: int, max_bytes: int) -> list[Event]:

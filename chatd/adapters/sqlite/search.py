@@ -21,6 +21,7 @@ from typing import Any
 import apsw
 
 from chatd.adapters.sqlite.current import as_it_is
+from chatd.adapters.sqlite.memberships import entered
 from chatd.adapters.sqlite.reads import MAY_SEE, NAMES, numbers, rows, visible
 from chatd.adapters.sqlite.search_index import BUCKET
 from chatd.conversations.operations import Event
@@ -37,7 +38,8 @@ NAMED_PLACES = 2000
 
 _FOR_EVER = 2**62
 _PLACES = f"""
-    SELECT m.conv, iif(m.first < m.joined, 0, m.began + 1) AS oldest FROM members m
+    SELECT m.conv, iif(m.first < m.joined OR {entered("m.conv", "m.user", "m.joined")} < m.joined, 0, m.began + 1) AS oldest
+    FROM members m
     WHERE m.user = ?1 AND m.left IS NULL LIMIT {NAMED_PLACES} + 1
 """  # noqa: S608
 # Buckets that hold nothing of that time are not looked at.
@@ -94,7 +96,7 @@ def search(
         place = visible(connection, user_no, wanted.conv)
         if place is None:
             return None
-        conv = (place.no, place.first)
+        conv = (place.no, place.earliest)
     question = _question(connection, user_no, wanted, conv)
     if question is None:
         return [], None
