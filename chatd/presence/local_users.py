@@ -73,8 +73,14 @@ class LocalUsers:
         person = self.roster.people.get(user)
         return None if person is None else person.announced
 
+    def is_undecided(self, user: str) -> bool:
+        """Whether somebody is here of whom nothing was decided yet."""
+        person = self.roster.people.get(user)
+        return person is not None and person.shows is None
+
     async def decide(self) -> None:
-        """One round of what is due: told to the watchers here, and kept for the board. Waits for the store's reads alone."""
+        """One round of what is due: told to the watchers here, and kept for the board. Waits for the store's reads alone.
+        A second one at the same time does no harm."""
         now = trio.current_time()
         lost, self._board_lost = self._board_lost, False
         for user, person, renew in self.roster.due(now):

@@ -219,6 +219,8 @@ class Watching:
         assert author is not None, "no watch comes before the hello"
         try:
             known = {known.user: known.last_seen for known in await self._store.acquainted(author.user_no, users)}
+            if any(map(self._local.is_undecided, known)):
+                await self._local.decide()  # they have just come: the first word is not to be that they are away
         except Unavailable:
             if self._watches.get(watch.session) is watch:
                 self._ask(watch, watch.wanted.intersection(users))

@@ -216,6 +216,10 @@ class Session:
         self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
         if message.active is not msgspec.UNSET and message.active is self.inactive:
             self.inactive = not message.active
+            if message.active:
+                # Somebody is at the screen again. One that says so all the time says nothing of anybody.
+                self.last_active = self.last_heard
+                self.idle = False
             self._node.presence.stir(self.user)
 
     def _signal(self, message: messages.Typing | messages.Watch) -> None:

@@ -60,6 +60,21 @@ async def test_online_away_offline(place: Place, mock_clock: MockClock, apart: b
     assert len(ann.told) == 5
 
 
+async def test_who_has_just_come_is_online_at_once(place: Place, mock_clock: MockClock) -> None:
+    """The first answer to a watch is right for a user of this node, though no round has been since; who hides stays hidden."""
+    node = await place.node("aa")
+    ann, bob, cid = await place.people("ann", "bob", "cid")
+    await place.group(ann, "bob", "cid")
+    await place.do(SetPrivacy(author=cid, presence=False))
+    session = node.enter(ann)
+    await place.go(1)
+    for author in (bob, cid):
+        node.enter(author)
+    node.presence.watch(session, ["bob", "cid"])
+    await place.until(lambda: len(session.told) == 2)
+    assert sorted(session.got) == [ONLINE, ("cid", "offline")]
+
+
 async def test_several_devices_never_flip_flop(place: Place, mock_clock: MockClock) -> None:
     """A tablet that sleeps and a phone that is used, on two nodes, in whatever order they renew: online, once."""
     here, there = await place.node("aa"), await place.node("bb")
