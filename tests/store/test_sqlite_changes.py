@@ -191,10 +191,12 @@ async def test_kinds_are_counted_in_few_steps(engine: Any) -> None:
         (sent,) = await do(store, message(a, 1, "@b"))
         execute = store._connection.execute
         (no,) = execute("SELECT no FROM conversations WHERE id = ?", (sent.conv,)).fetchone()
+        execute("BEGIN")
         store._connection.executemany(
             "INSERT INTO reactions (conv, target, emoji, user) VALUES (?, 1, ?, ?)",
             [(no, f"e{kind}", user) for kind in range(50) for user in range(100, 1090)],
         )
+        execute("COMMIT")
         steps: list[None] = []
         store._connection.set_progress_handler(lambda: bool(steps.append(None)), 100)  # type: ignore[func-returns-value]
         (refused,) = await do(store, react(a, 2, sent.conv, 1, "new"))
