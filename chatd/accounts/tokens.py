@@ -30,6 +30,7 @@ MAX_TOKEN_CHARS = 8192
 MAX_OUTSIDE_LIFETIME_MS = 31 * 24 * 3600 * 1000
 """A token that outlives this is a mistake of its issuer, and one that nobody could take back."""
 LEEWAY_MS = 5000
+"""What clocks may differ by."""
 MIN_RSA_BITS = 2048
 
 _NAME = re.compile(NAME_PATTERN)
@@ -62,6 +63,11 @@ class Claims(Struct, frozen=True):
     generation: int = 0
     issued_at_ms: int = 0
     tier: str = ""
+
+    @property
+    def good_until_ms(self) -> int:
+        """From then on it opens nothing, and what it opened is over."""
+        return self.expires_at_ms + LEEWAY_MS
 
 
 class OutsideIssuer(Struct, frozen=True):

@@ -86,7 +86,9 @@ class Limiter:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._max_left = max_keys
         self._bell = trio.Event()
-        self._addresses = AddressLimits(tiers.address, clock, self._ask, max_keys=max_keys)
+        self._addresses = AddressLimits(
+            tiers.address, clock, self._ask, lambda: self._breaker.wait(clock()), max_keys=max_keys
+        )
         self._unknown_tiers: set[str] = set()
         self.failures = 0
         self.reports = 0

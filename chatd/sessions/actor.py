@@ -72,7 +72,7 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
     session.opened(opened.author, hello.device, opened.cseq)  # also if it is over: the device is online until the roll says so
     if session.ended is not None:
         return False
-    session.expires_at = identity.expires_at_ms
+    session.expires_at = identity.good_until_ms
     session.admitted(node.limiter.enter(session.user, identity.tier or opened.tier))
     await node.hub.enter(session)
     if session.limits is not None:

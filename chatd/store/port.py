@@ -155,6 +155,8 @@ class Account(Struct, frozen=True):
     """Counts the changes of the password; a token of chatd's own says with which one it was given."""
 
     tier: str = ""
+    tokens_after: int = 0
+    """An outside issuer's token that was issued before this time, in ms, is none any more."""
 
 
 class DeviceEntry(Struct, frozen=True):
@@ -349,3 +351,6 @@ class Store(Protocol):
 
     async def account(self, name: str) -> Account | None:
         """Raises Unavailable."""
+
+    async def revoked(self, token: bytes) -> bool:
+        """Whether a sign-out took back the token that is known by these bytes. Raises Unavailable."""

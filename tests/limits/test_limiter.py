@@ -290,6 +290,23 @@ async def test_sign_ins_fail_closed(autojump_clock: trio.testing.MockClock) -> N
     assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == 0
 
 
+async def test_when_a_closed_sign_in_is_worth_another_try(autojump_clock: trio.testing.MockClock) -> None:
+    """When Redis is asked again, and not before; and it never says that all is well again sooner than that."""
+    limiter = Limiter(Tiers(SLOW), Metrics())
+    limiter.connect(Unreachable())
+    limiter.link_up()
+    for _ in range(60):
+        assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == 0
+    for pause in (0, 4, 10):
+        await trio.sleep(pause)
+        for _ in range(5):
+            told = await limiter.count(Operation.SIGN_IN, "192.0.2.1")
+            assert told.wait_s == pytest.approx(limiter._breaker.wait(trio.current_time()))
+            assert 0 < told.wait_s <= told.reset_s
+            assert told.remaining == 0
+    assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == pytest.approx(16)
+
+
 async def test_without_redis_at_all(autojump_clock: trio.testing.MockClock) -> None:
     """A limiter that has no Redis limits here, and waits for nobody."""
     limiter = Limiter(Tiers(SLOW), Metrics())

@@ -96,6 +96,16 @@ class DevicesConformance:
             await do(store, RollCall(node=HERE, lease_ms=0), now=NOW + 70_000)
             assert not dict(await names(store, here, now=NOW + 70_000))["here"]
 
+    async def test_which_tokens_are_taken_back(self, engine: Engine) -> None:
+        """Those that the device used, and no other."""
+        async with engine() as store:
+            (mine,) = await people(store, "a")
+            await opened(store, "a", "phone", ONE)
+            await opened(store, "a", "desk", TWO)
+            assert not await store.revoked(ONE)
+            await do(store, SignOut(author=mine, device="phone"))
+            assert [await store.revoked(token) for token in (ONE, TWO, b"")] == [True, False, False]
+
     async def test_a_sign_out_fences_at_once(self, engine: Engine) -> None:
         """What the sessions of the device would still change is refused from that very commit on, its marks, too; nothing
         of it makes the forgotten cursors again."""

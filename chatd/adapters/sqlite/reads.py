@@ -255,8 +255,12 @@ def blocked(connection: apsw.Connection, user_no: int) -> list[str]:
 
 
 def account(connection: apsw.Connection, name: str) -> Account | None:
-    found = rows(connection, "no, password_hash, generation, tier", "FROM users WHERE name = ?1", name)
+    found = rows(connection, "no, password_hash, generation, tier, tokens_after", "FROM users WHERE name = ?1", name)
     return Account(*found[0]) if found else None
+
+
+def revoked(connection: apsw.Connection, token: bytes) -> bool:
+    return bool(rows(connection, "1", "FROM revoked WHERE token = ?1", token))
 
 
 def devices(connection: apsw.Connection, user_no: int, now: int) -> list[DeviceEntry]:

@@ -270,6 +270,10 @@ class SqliteStore:
         """See the port."""
         return await self._read(reads.account, name)
 
+    async def revoked(self, token: bytes) -> bool:
+        """See the port."""
+        return await self._read(reads.revoked, token)
+
     def close(self) -> None:
         """Close every connection; nothing may be in flight."""
         if self._unscrubbed and not self._closed:
