@@ -43,8 +43,9 @@ PURE = [
 IMPURE = ["trio", "redis", "hiredis", "structlog", "time", "random", "apsw", "asyncio", "threading", "socket"]
 COMPOSITION_ROOTS = ["chatd.app", "chatd.accounts.admin"]
 SERVER = "chatd"
-IN_PROCESS = ["chatd_bench.archive", "chatd_bench.limits"]
-"""Measures what is too small to be seen over the wire, or makes what would take an hour over it, in its own process."""
+IN_PROCESS = ["chatd_bench.archive", "chatd_bench.cluster", "chatd_bench.limits", "chatd_bench.outage_run"]
+"""Measures what is too small to be seen over the wire, makes what would take an hour over it, or has the server's own Valkey
+to take away and its file to look into."""
 CLIENTS = ["chatd_client", "chatd_terminal", "chatd_bench"]
 
 
@@ -74,7 +75,7 @@ def websocket_library(found: Import) -> bool:
 
 def sqlite_library(found: Import) -> bool:
     """SQLite stands behind the store's port."""
-    return within(found.imported, "apsw", "sqlite3") and not within(found.importer, "chatd.adapters.sqlite")
+    return within(found.imported, "apsw", "sqlite3") and not within(found.importer, "chatd.adapters.sqlite", *IN_PROCESS)
 
 
 def redis_library(found: Import) -> bool:
