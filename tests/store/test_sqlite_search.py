@@ -298,30 +298,33 @@ async def test_who_joined_late_steps_over_nothing_older(engine: Any, monkeypatch
             await store.search(a.user_no, wanted("word", ranked=True), cursor=None, limit=9, max_bytes=BIG)
 
 
+def _no_time_beyond(events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks further back than that is interrupted."""
+    back = search._look_back
+
+    def impatient(connection: Any, look: Any, upto: int, *where: Any, **how: Any) -> Any:
+        def short_look(since: int) -> Any:
+            if upto - since >= events:
+                raise apsw.InterruptError
+            return look(since)
+
+        return back(connection, short_look, upto, *where, **how)
+
+    monkeypatch.setattr(search, "_look_back", impatient)
+
+
 @pytest.mark.parametrize("ranked", [False, True])
 async def test_a_search_out_of_time_gives_a_cursor(engine: Any, monkeypatch: pytest.MonkeyPatch, ranked: bool) -> None:
     """I9: a page ends where the time does, though empty; its cursor goes on from there, and nothing is left out."""
-    monkeypatch.setattr(search, "FIRST_LOOK", 100)
+    monkeypatch.setattr(search, "RECENT", 100)
     async with engine() as store:
         a, b = await people(store, "a", "b")
         (first, *_) = await do(store, message(a, 1, "@b", "rare"), message(a, 2, "@b", "rare"))
         await do(store, *[message(a, n, first.conv, "word") for n in range(3, 1003)])
         await do(store, message(a, 1003, first.conv, "rare"))
         await indexed(store)
-        looks: list[int] = []
-        back = search._look_back
-
-        def impatient(connection: Any, look: Any, *where: Any, **how: Any) -> Any:
-            def one_look(since: int) -> Any:
-                looks.append(since)
-                if len(looks) % 2 == 0:
-                    raise apsw.InterruptError
-                return look(since)
-
-            return back(connection, one_look, *where, **how)
-
         assert await found(store, b, "rare", ranked=ranked) == ["rare"] * 3
-        monkeypatch.setattr(search, "_look_back", impatient)
+        _no_time_beyond(100, monkeypatch)
         listed, cursor, pages = [], None, 0
         while pages == 0 or cursor is not None:
             answer = await store.search(
@@ -334,25 +337,12 @@ async def test_a_search_out_of_time_gives_a_cursor(engine: Any, monkeypatch: pyt
 
 async def test_the_pages_of_a_ranking_are_of_one_look(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far the first page has looked back: the next one ranks the same, and what is older comes after it."""
-    monkeypatch.setattr(search, "FIRST_LOOK", 10)
+    monkeypatch.setattr(search, "RECENT", 10)
     async with engine() as store:
         a, b = await people(store, "a", "b")
         await do(store, *[message(a, n, "@b", "word " * (n % 5 + 1)) for n in range(1, 31)])
         await indexed(store)
-        back = search._look_back
-
-        def once(connection: Any, look: Any, *where: Any, **how: Any) -> Any:
-            looks: list[int] = []
-
-            def one_look(since: int) -> Any:
-                looks.append(since)
-                if len(looks) > 1:
-                    raise apsw.InterruptError
-                return look(since)
-
-            return back(connection, one_look, *where, **how)
-
-        monkeypatch.setattr(search, "_look_back", once)
+        _no_time_beyond(10, monkeypatch)
         listed, cursor = [], None
         while len(listed) < 2 or cursor is not None:
             answer = await store.search(b.user_no, wanted("word", ranked=True), cursor=cursor, limit=5, max_bytes=BIG)

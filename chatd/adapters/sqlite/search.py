@@ -6,16 +6,15 @@ message, so that an index that lags, or is wrong, can leave out and never tell.
 
 Who may see what is also in the question to the index, as the conversations' numbers: a common word is in half of all
 messages, and FTS5 steps over those that are in none of the user's. What it still steps over is bounded by time: a search
-looks back through the log in steps, each eight times as long as the one before, and after half a second it gives what the
-last whole one has found, with a cursor to go on from there.
+that has worked for half a second looks through the newest part alone, and gives a cursor to go on from there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import monotonic
+from contextlib import contextmanager, suppress
+from time import monotonic, thread_time
 from typing import Any
 
 import apsw
@@ -29,10 +28,12 @@ from chatd.store.port import RANKED, Matches, Place, SearchTerms, Unavailable
 from chatd.store.query import Term, by_words, fold
 
 SEARCH_SECONDS = 0.5
+"""Of a processor: on a busy machine a search takes longer, and is not refused for that."""
+PATIENCE_SECONDS = 3.0
+"""By the clock, for a slow disk. Each holds for a look, of which a search has two at most."""
+RECENT = 16 * BUCKET
 STEPS_BETWEEN_LOOKS = 100_000
 """Of SQLite's machine, some 10 ms: each look at the clock must win the interpreter's lock from a busy Trio thread."""
-FIRST_LOOK = 4 * BUCKET
-FURTHER = 8
 NAMED_PLACES = 2000
 """FTS5 takes 6 ms to read a question with so many, 25 with twice, and 4 s with sixteen times as many."""
 
@@ -89,7 +90,7 @@ def parse_cursor(cursor: str | None, *, ranked: bool) -> tuple[int, int, int]:
 def search(
     connection: apsw.Connection, user_no: int, wanted: SearchTerms, begin: tuple[int, int, int], limit: int, max_bytes: int
 ) -> tuple[list[Event], str | None] | None:
-    """``begin``: of ``parse_cursor``. Raises Unavailable where there was no time for the first step."""
+    """``begin``: of ``parse_cursor``. Raises Unavailable where there was no time for the newest part either."""
     upto, since, offset = begin
     conv = None
     if wanted.conv is not None:
@@ -116,7 +117,7 @@ def search(
             user_no, match, since, upto, *times, looked, limit, offset, max_bytes,
         )  # fmt: skip
 
-    found, reached = _look_back(connection, look, upto, max(oldest, since), looked, at_once=since > 0)
+    found, reached = _look_back(connection, look, upto, max(oldest, since), at_once=since > 0)
     events = [as_it_is(row[:11]) for row in found]
     if found and len(found) < found[0][10]:
         return events, f"{upto}.{reached}.{offset + len(found)}" if wanted.ranked else str(found[-1][11] - 1)
@@ -158,33 +159,25 @@ def _first(connection: apsw.Connection, conv: int, first: int) -> int:
 
 
 def _look_back(
-    connection: apsw.Connection, look: Callable[[int], list[list[Any]]], upto: int, oldest: int, enough: int, *, at_once: bool
+    connection: apsw.Connection, look: Callable[[int], list[list[Any]]], upto: int, oldest: int, *, at_once: bool
 ) -> tuple[list[list[Any]], int]:
-    """What there is since an event, and that event: far enough back for ``enough`` hits, or as far as there was time for.
+    """What there is since an event, and that event: the oldest, or where there is no time for that, one less far back.
 
-    ``at_once``: only ever as far as ``oldest``. Each look is from ``upto`` again: together they cost an eighth more than the
-    last one alone, and it needs nothing of the others.
+    ``at_once``: the oldest or nothing. The shorter look comes second and not first, for most searches are done long before
+    their time, and what a prefix costs FTS5 before it gives anything is the same for both.
     """
-    found: list[list[Any]] | None = None
-    reach, since = FIRST_LOOK, upto + 1
-    with _no_longer_than(connection, SEARCH_SECONDS):
-        while found is None or (since > oldest and not (found and found[0][12] >= enough)):
-            further = oldest if at_once else max(oldest, upto + 1 - reach)
-            try:
-                found = look(further)
-            except apsw.InterruptError:
-                if found is None:
-                    raise Unavailable("the search took too long; narrow it, or try again") from None
-                break
-            since, reach = further, reach * FURTHER
-    return found, since
+    recent = max(oldest, upto + 1 - RECENT)
+    for since in (oldest,) if at_once or recent == oldest else (oldest, recent):
+        with suppress(apsw.InterruptError), _bounded(connection):
+            return look(since), since
+    raise Unavailable("the search took too long; narrow it, or try again")
 
 
 @contextmanager
-def _no_longer_than(connection: apsw.Connection, seconds: float) -> Iterator[None]:
-    """What runs on the connection is interrupted then."""
-    until = monotonic() + seconds
-    connection.set_progress_handler(lambda: monotonic() > until, STEPS_BETWEEN_LOOKS)
+def _bounded(connection: apsw.Connection) -> Iterator[None]:
+    """What runs on the connection in this thread is interrupted when it has worked, or taken, too long."""
+    worked, passed = thread_time() + SEARCH_SECONDS, monotonic() + PATIENCE_SECONDS
+    connection.set_progress_handler(lambda: thread_time() > worked or monotonic() > passed, STEPS_BETWEEN_LOOKS)
     try:
         yield
     finally:
