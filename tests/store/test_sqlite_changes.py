@@ -236,3 +236,22 @@ async def test_names_that_nobody_has_cost_no_statement_each(engine: Any) -> None
         assert len(asked) < 20
         store._connection.exec_trace = None
         assert store._connection.execute("SELECT user, seq FROM mentions").fetchall() == []
+
+
+async def test_a_branch_is_walked_in_few_steps(engine: Any) -> None:
+    """I9: a thread that begins with a reply costs what it holds, and not the square of it."""
+    async with engine() as store:
+        (a,) = await people(store, "a")
+        conv = await group(store, a)
+        await do(store, message(a, 1, conv), reply(a, 2, conv, 2), *[reply(a, n, conv, 3) for n in range(3, 1003)])
+
+        async def branch() -> None:
+            page = await store.thread(a.user_no, conv, 3, after=None, before=None, limit=2, max_bytes=1000)
+            assert [event.seq for event in page.events] == [1002, 1003]
+
+        await branch()
+        steps: list[None] = []
+        (reader,) = store._idle
+        reader.set_progress_handler(lambda: bool(steps.append(None)), 1000)  # type: ignore[func-returns-value]
+        await branch()
+        assert len(steps) < 300
