@@ -22,6 +22,7 @@ from chatd_protocol.codec import Encoding, encode
 
 from chatd.conversations.operations import Author, Event, Marked
 from chatd.delivery.envelope import (
+    BlockSignal,
     CountSignal,
     PrivacySignal,
     ReceiptSignal,
@@ -109,6 +110,13 @@ class Signals:
         paced = marked.members > PACED_ABOVE
         self._kept(self._moved.put(key, (marks, marked.dm, marked.members), paced=paced))
 
+    def tell_block(self, user: str, other: str, conv: str) -> None:
+        """One of the two blocks the other, or does no more: what they may hear of each other is asked anew, on every node."""
+        signal = BlockSignal(user, other, conv)
+        self._hub.signal({user_channel(name): [signal] for name in (user, other)})
+        for observer in self._hub.observers:
+            observer.heard(user_channel(user), [signal])
+
     def ended(self, subscriber: Subscriber) -> None:
         """A session is gone, and with it what it typed."""
         if self._holders.get(subscriber.device_no) is subscriber:
@@ -140,6 +148,9 @@ class Signals:
         """See the port."""
         whose = addressee(channel)
         for signal in signals:
+            if isinstance(signal, BlockSignal):
+                self._audiences.pop(signal.conv, None)
+                continue
             if isinstance(signal, PrivacySignal) or signal.conv not in self._hub.topics:
                 continue
             if isinstance(signal, TypingSignal):
@@ -229,7 +240,7 @@ class Signals:
             for subscriber, on in self._asked.take(conv):
                 if not on:
                     self._end(conv, subscriber.user, subscriber.device_no)
-                elif known[0].members <= COUNTED_ABOVE and self._is_live(subscriber, conv):
+                elif known[0].members <= COUNTED_ABOVE and not known[0].silent and self._is_live(subscriber, conv):
                     self._begin(conv, subscriber, known[0], now)
 
     # --- typing ---------------------------------------------------------------------------------
@@ -280,7 +291,8 @@ class Signals:
             for channel in map(user_channel, dm) if dm else (group_channel(conv),):
                 self._outgoing.setdefault(channel, []).append(signal)
             if conv in self._hub.topics:
-                self._put_receipt((conv, user, None), marks, members)
+                whose = user if dm == (user,) else None
+                self._put_receipt((conv, user, whose), marks, members)
         for conv, (low, high) in self._counts_moved.take(now, WRITES_PER_TICK):
             self._outgoing.setdefault(group_channel(conv), []).append(CountSignal(conv, low, high))
             if conv in self._hub.topics:

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from chatd.conversations.operations import Event
-from chatd.delivery.envelope import PrivacySignal, Signal, user_channel
+from chatd.delivery.envelope import BlockSignal, PrivacySignal, Signal, user_channel
 from chatd.delivery.hub import Subscriber, member_of
 from chatd.delivery.topic import Topic
 from chatd.ops.metrics import Metrics
@@ -157,7 +157,10 @@ class Presence:
     def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
         """See the port."""
         for signal in signals:
-            if isinstance(signal, PrivacySignal):
+            if isinstance(signal, BlockSignal):
+                self._watching.ask_about(signal.user, signal.other)
+                self._watching.ask_about(signal.other, signal.user)
+            elif isinstance(signal, PrivacySignal):
                 self._local.set_privacy(signal.user, presence=signal.presence, last_seen=signal.last_seen)
 
     def _own_state(self, user: str, state: PresenceState) -> None:

@@ -88,6 +88,7 @@ class Watching:
         self._bound = bound
         self._budget = TokenBucket(rate, rate)
         self._watches: dict[object, Watch] = {}
+        self._of_user: dict[str, dict[Watch, None]] = {}
         self._asking: OrderedDict[Watch, None] = OrderedDict()
         self._bell = trio.Event()
         self._to_load: dict[str, None] = {}
@@ -103,6 +104,7 @@ class Watching:
         watch = self._watches.get(session)
         if watch is None:
             watch = self._watches[session] = Watch(session)
+            self._of_user.setdefault(session.user, {})[watch] = None
         watch.wanted = frozenset(users)
         self._release(watch, [user for user in watch.granted if user not in watch.wanted], board)
         watch.to_ask = {}
@@ -119,6 +121,12 @@ class Watching:
         elif about in watch.wanted:
             self._ask(watch, [about])
 
+    def ask_about(self, user: str, other: str) -> None:
+        """Whether one user's sessions here may know of another has to be asked anew."""
+        for watch in self._of_user.get(user, ()):
+            if other in watch.wanted:
+                self._ask(watch, [other])
+
     def _ask(self, watch: Watch, users: Iterable[str]) -> None:
         watch.to_ask.update(dict.fromkeys(users))
         self._asking[watch] = None
@@ -128,6 +136,10 @@ class Watching:
         """A session is over."""
         watch = self._watches.pop(session, None)
         if watch is not None:
+            own = self._of_user[session.user]
+            del own[watch]
+            if not own:
+                del self._of_user[session.user]
             self._asking.pop(watch, None)
             self._release(watch, list(watch.granted), board)
 

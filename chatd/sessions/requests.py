@@ -172,7 +172,7 @@ async def _members(session: Session, node: Node, message: messages.Members) -> m
 
 def _member_map(member: Member, marks: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"user": member.user, "role": member.role, "joined": member.joined}
-    return fields | {"delivered": member.delivered, "read": member.read} if marks else fields
+    return fields | {"delivered": member.delivered, "read": member.read} if marks and member.read is not None else fields
 
 
 async def _settle_marks(session: Session, node: Node) -> None:
@@ -309,6 +309,15 @@ async def _change(session: Session, node: Node, message: Any) -> messages.Ok:
     return messages.Ok(id=message.id, conv=conv or msgspec.UNSET)
 
 
+async def _block(session: Session, node: Node, message: messages.Block) -> messages.Ok:
+    outcome = await node.writer.call(_operation(session, message))
+    if isinstance(outcome, Refused):
+        raise _RequestRefused(outcome.code, outcome.message)
+    assert isinstance(outcome, operations.Done)
+    node.signals.tell_block(session.user, message.user, outcome.conv)
+    return messages.Ok(id=message.id)
+
+
 ANSWERS: dict[type, Callable[[Session, Node, Any], Awaitable[messages.Ok | None]]] = {
     messages.History: _history,
     messages.Conversations: _conversations,
@@ -328,6 +337,6 @@ ANSWERS: dict[type, Callable[[Session, Node, Any], Awaitable[messages.Ok | None]
     messages.Rename: _change,
     messages.Pin: _change,
     messages.Mute: _change,
-    messages.Block: _change,
+    messages.Block: _block,
     messages.RateLimit: _rate_limit,
 }

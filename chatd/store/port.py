@@ -107,20 +107,23 @@ class Item(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """``delivered`` and ``read``: the member's marks, merged over their devices."""
+    """``delivered`` and ``read``: the member's marks, merged over their devices; None where they are not the reader's to know:
+    of a dm, when one of the two blocks the other."""
 
     user: str
     role: str
     joined: int
-    delivered: int = 0
-    read: int = 0
+    delivered: int | None = 0
+    read: int | None = 0
 
 
 class Audience(Struct, frozen=True):
-    """Who hears what is said in a conversation: ``dm`` as in Appended, and how many they are."""
+    """Who hears what is said in a conversation: ``dm`` as in Appended, and how many they are. ``silent``: of a dm, whether one
+    of the two blocks the other, so that neither is told what the other types."""
 
     dm: tuple[str, ...]
     members: int
+    silent: bool = False
 
 
 class Tally(Struct, frozen=True):

@@ -96,6 +96,36 @@ class StoreConformance:
             accounts = [await store.account(name) for name in ("a", "b")]
             assert [account.tier for account in accounts if account is not None] == ["premium", ""]
 
+    @pytest.mark.parametrize("blocker", ["a", "b"])
+    async def test_who_blocks_and_who_is_blocked_know_nothing_of_each_other(self, engine: Engine, blocker: str) -> None:
+        """By their 1:1 conversation: no presence, no typing, no marks, in either direction; by a group both are in, all of it."""
+        async with engine() as store:
+            users = dict(zip("abc", await people(store, "a", "b", "c"), strict=True))
+            a, b = users["a"], users["b"]
+            one, other = users[blocker], users["b" if blocker == "a" else "a"]
+            (sent,) = await do(store, message(a, 1, "@b"))
+            mark = Mark(author=b, conv=sent.conv, delivered=1, read=1)
+            (blocked, marked) = await do(store, SetBlock(author=one, user=other.user, on=True), mark)
+            assert blocked == Done(sent.conv)
+            assert (marked.dm, marked.moved) == (("b",), True)
+            for who, them in ((a, "b"), (b, "a")):
+                assert await store.acquainted(who.user_no, [them]) == []
+                shown = {member.user: member.read for member in await store.members(who.user_no, sent.conv) or []}
+                assert shown == {who.user: who is b, them: None}
+            assert (await store.audiences([sent.conv]))[sent.conv].silent
+            conv = await group(store, users["c"], "a", "b")
+            assert not (await store.audiences([conv]))[conv].silent
+            assert [known.user for known in await store.acquainted(a.user_no, ["b"])] == ["b"]
+            assert {member.read for member in await store.members(a.user_no, conv) or []} == {0}
+            await do(
+                store, RemoveMembers(author=users["c"], conv=conv, users=("a",)), message(a, 2, sent.conv),
+                SetBlock(author=one, user=other.user, on=False), message(a, 3 - (blocker == "b"), sent.conv),
+            )  # fmt: skip
+            assert [known.user for known in await store.acquainted(b.user_no, ["a"])] == ["a"]
+            (again,) = await do(store, Mark(author=b, conv=sent.conv, delivered=2, read=2))
+            assert again.dm == ("a", "b")
+            assert {member.read for member in await store.members(a.user_no, sent.conv) or []} == {0, 2}
+
     async def test_a_reply_is_to_a_message(self, engine: Engine) -> None:
         """Deleted since or not, in the same batch or not. To another event it is refused, and to what one may not see."""
         async with engine() as store:

@@ -278,4 +278,5 @@ class Commit:
         else:
             self._connection.execute("DELETE FROM blocks WHERE blocker = ? AND blocked = ?", pair)
         self._cache.set_block(*pair, block.on)
-        return Done()
+        dm = self._cache.dm(*pair)
+        return Done() if dm is None else Done(dm.id)

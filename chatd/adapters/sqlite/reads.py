@@ -70,6 +70,14 @@ NAMES = """(
 _NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
 
 
+def blocks(one: str, other: str) -> str:
+    """The condition, of two columns, that one of two users blocks the other."""
+    return (
+        f"EXISTS (SELECT 1 FROM blocks k WHERE k.blocker = {one} AND k.blocked = {other}"  # noqa: S608
+        f" OR k.blocker = {other} AND k.blocked = {one})"
+    )
+
+
 class Visible(NamedTuple):
     """The number of a conversation, and the ``seq`` between which a user may read it: from ``first`` on without a hole, from
     ``earliest`` on with those of ``memberships``."""
@@ -242,9 +250,12 @@ def members(connection: apsw.Connection, user_no: int, conv: str) -> list[Member
     seen = visible(connection, user_no, conv)
     if seen is None:
         return None
+    hidden = f"c.kind = 'dm' AND {blocks('m.user', '?2')}"
     found = rows(
-        connection, "u.name, m.role, m.joined, m.delivered, m.read",
-        "FROM members m JOIN users u ON u.no = m.user WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name", seen.no,
+        connection, f"u.name, m.role, m.joined, iif({hidden}, NULL, m.delivered), iif({hidden}, NULL, m.read)",
+        "FROM members m JOIN users u ON u.no = m.user JOIN conversations c ON c.no = m.conv"
+        " WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name",
+        seen.no, user_no,
     )  # fmt: skip
     return [Member(*row) for row in found]
 

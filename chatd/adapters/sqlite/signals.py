@@ -13,7 +13,7 @@ import apsw
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
 from chatd.adapters.sqlite.memberships import entered
-from chatd.adapters.sqlite.reads import rows
+from chatd.adapters.sqlite.reads import blocks, rows
 from chatd.conversations.operations import (
     Done,
     Mark,
@@ -28,6 +28,8 @@ from chatd.store.port import Acquaintance, Audience, Privacy, Tally
 TALLIED_EVENTS = 1000
 """Whose latest message lies further back than this is told no more counts."""
 _OWN = "(SELECT count(*) FROM members WHERE user = ?1)"
+_TOGETHER = f"(NOT {blocks('u.no', '?1')} OR (SELECT kind FROM conversations WHERE no = a.conv) = 'group')"  # noqa: S608
+"""Two of whom one blocks the other know of each other by a group alone."""
 
 
 class Signals:
@@ -74,9 +76,14 @@ class Signals:
     ) -> Outcome:
         if user not in conversation.members:
             return Done(conversation.id)  # nobody there is told of somebody who has left
-        return Marked(
-            conversation.id, delivered, read, had_delivered, had_read, conversation.dm, len(conversation.members)
-        )
+        told = conversation.dm
+        if told and (delivered, read) != (had_delivered, had_read) and self._is_blocked(conversation, user):
+            told = (self._cache.name(user),)
+        return Marked(conversation.id, delivered, read, had_delivered, had_read, told, len(conversation.members))
+
+    def _is_blocked(self, conversation: Conversation, user: int) -> bool:
+        other = conversation.other(user)
+        return self._cache.blocks(user, other) or self._cache.blocks(other, user)
 
     def set_privacy(self, change: SetPrivacy) -> Outcome:
         user = change.author.user_no
@@ -98,12 +105,14 @@ class Signals:
 def audiences(connection: apsw.Connection, convs: Sequence[str]) -> dict[str, Audience]:
     found = rows(
         connection,
-        "c.id, (SELECT count(*) FROM members m WHERE m.conv = c.no AND m.left IS NULL),"
+        "c.id, (SELECT count(*) FROM members m WHERE m.conv = c.no AND m.left IS NULL),"  # noqa: S608
         " (SELECT json_group_array(u.name) FROM members m JOIN users u ON u.no = m.user"
-        " WHERE c.kind = 'dm' AND m.conv = c.no)",
+        f" WHERE c.kind = 'dm' AND m.conv = c.no), c.kind = 'dm' AND {blocks('c.dm_low', 'c.dm_high')}",
         "FROM json_each(?1) w JOIN conversations c ON c.id = w.value", json.dumps(convs),
     )  # fmt: skip
-    return {conv: Audience(tuple(sorted(json.loads(names))), members) for conv, members, names in found}
+    return {
+        conv: Audience(tuple(sorted(json.loads(names))), members, bool(silent)) for conv, members, names, silent in found
+    }
 
 
 def tallies(connection: apsw.Connection, conv: str, low: int, high: int) -> list[Tally]:
@@ -138,9 +147,9 @@ def acquainted(connection: apsw.Connection, user_no: int, names: Sequence[str]) 
         f"FROM json_each(?2) w JOIN users u ON u.name = w.value WHERE CASE WHEN"  # noqa: S608
         f" (SELECT count(*) FROM (SELECT 1 FROM members WHERE user = u.no LIMIT {_OWN})) < {_OWN}"
         " THEN EXISTS (SELECT 1 FROM members b CROSS JOIN members a ON a.conv = b.conv AND a.user = ?1"
-        " WHERE b.user = u.no AND a.left IS NULL AND b.left IS NULL)"
+        f" WHERE b.user = u.no AND a.left IS NULL AND b.left IS NULL AND {_TOGETHER})"
         " ELSE EXISTS (SELECT 1 FROM members a CROSS JOIN members b ON b.conv = a.conv AND b.user = u.no"
-        " WHERE a.user = ?1 AND a.left IS NULL AND b.left IS NULL) END",
+        f" WHERE a.user = ?1 AND a.left IS NULL AND b.left IS NULL AND {_TOGETHER}) END",
         user_no, json.dumps(names),
     )  # fmt: skip
     return [Acquaintance(user, last_seen) for user, last_seen in found]
