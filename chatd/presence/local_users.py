@@ -2,7 +2,7 @@
 
 A part of the actor ``actor.Presence``; nothing else owns its state. What is decided and told here (``decide``) waits for the
 store's reads alone, and what is put on the board (``write``) for the board: one that hangs stops nothing that needs none.
-Bounded by the node's sessions, and by those that ended within the expiry.
+Bounded by the node's sessions, by those that ended within the expiry, and by LAST_WORDS.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from chatd.store.port import Store, Unavailable
 BETWEEN_CHANGES = 1.0
 """Seconds between two changes told of one user: who comes and goes meanwhile is told of once."""
 LEFT_STORED_SECONDS = 5.0
+LAST_WORDS = 20_000
+"""Of so many who left while the board was away the moment is said when it is back."""
 BATCH = 500
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ class LocalUsers:
         self._wall_ms = wall_ms
         self._changed: dict[str, None] = {}
         self._renewed: dict[str, None] = {}
-        self._board_lost = self._tell_all = False
+        self._board_lost = self._tell_all = self._unheard = False
         self._to_renew: dict[str, None] = {}
         self._to_tell: dict[str, Entry] = {}
         self._decided = trio.Event()
@@ -106,6 +108,7 @@ class LocalUsers:
         renewed, self._to_renew = self._to_renew, {}
         words, self._to_tell = self._to_tell, {}
         if not board.up:
+            self._unheard = True
             return  # ``board_lost`` renews everything when it is back
         tell_all, self._tell_all = self._tell_all, False
         if tell_all:
@@ -113,7 +116,9 @@ class LocalUsers:
         try:
             await board.put(self._renewals(renewed), tell=tell_all)
             await board.put(list(words.values()), tell=True)
+            self._unheard = self._unheard and not tell_all
         except BoardDown:
+            self._unheard = True
             self._tell_all = True
             self._to_renew.update(dict.fromkeys((*renewed, *words)))
             raise
@@ -126,14 +131,15 @@ class LocalUsers:
 
     def _keep_last_words(self, news: list[Entry], now: float) -> None:
         """Of who has gone or hides: when the board was lost they are said again, for no renewal does it, and what others
-        hold may outlive them by ``expiry``. Not of who is back: that is said by itself."""
+        hold may outlive them by ``expiry``; none is let go of before the board could take it. Not of who is back: that is
+        said by itself."""
         for entry in news:
             self._last_words.pop(entry.user, None)
             if entry.status is Status.OFFLINE:
                 self._last_words[entry.user] = (entry, now + self.roster.expiry)
         while self._last_words:
             user, (_, until) = next(iter(self._last_words.items()))
-            if until > now:
+            if len(self._last_words) <= LAST_WORDS and (self._unheard or until > now):
                 break
             del self._last_words[user]
 

@@ -184,6 +184,32 @@ async def test_who_is_gone_while_redis_is_away_is_told_when_it_is_back(place: Pl
     await place.until(lambda: ann.got[-1] == OFFLINE, 10)
 
 
+async def test_a_long_outage_hides_from_nobody_when_somebody_left(place: Place, mock_clock: MockClock) -> None:
+    """Gone for longer than the expiry when Redis is back: the other node's watchers are told the true moment, too."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    cid_author, bob_author = await place.people("cid", "bob")
+    await place.group(cid_author, "bob")
+    cid = there.enter(cid_author)
+    there.presence.watch(cid, ["bob"])
+    bob = there.enter(bob_author)
+    await place.until(lambda: ann.got[-1] == ONLINE and bool(cid.got) and cid.got[-1] == ONLINE)
+    assert place.server.pid is not None
+    os.kill(place.server.pid, signal.SIGSTOP)
+    try:
+        await place.until(lambda: not here.board.up and not there.board.up, 20)
+        await place.go(20)
+        there.presence.leave(bob)
+        left = place.clock.current_time()
+        await place.until(lambda: cid.got[-1] == OFFLINE, 70)
+        await place.go(100)
+    finally:
+        os.kill(place.server.pid, signal.SIGCONT)
+    await place.until(lambda: ann.got[-1] == OFFLINE, 20)
+    assert ann.told[-1]["last_seen"] == cid.told[-1]["last_seen"]
+    assert ann.told[-1]["last_seen"] - 10**12 == pytest.approx(left * 1000, abs=2)
+
+
 async def test_a_last_word_that_was_not_heard_is_read(place: Place, mock_clock: MockClock) -> None:
     """Said before this node's link was back: it stands on the board, where a missing lease would hold for a heartbeat."""
     here, there = await place.node("aa"), await place.node("bb")
