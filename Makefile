@@ -18,7 +18,7 @@ run: ## Start a server (Ctrl-C stops it)
 
 test: ## Run the tests
 	@.ci/environment $(VENV) requirements-dev.lock
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: ## Look for mistakes and unsorted imports
 	@.ci/environment $(VENV) requirements-dev.lock
