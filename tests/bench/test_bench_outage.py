@@ -22,7 +22,7 @@ Frame = Callable[[dict[str, Any]], bytes]
 
 def test_two_nodes_lose_redis_and_get_it_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tiny: everything that was acknowledged comes once and in order, everybody is shown right, nothing is left over."""
-    sizes = ("--connections", "24", "--rate", "10", "--away", "1", "--renew", "1", "--memory-mib", "64")
+    sizes = ("--connections", "24", "--rate", "10", "--away", "1", "--renew", "4", "--memory-mib", "64")
     timing = ("--warmup", "0.3", "--control", "1", "--settle", "0.2", "--how", "kill")
     status = main(["outage", *sizes, *timing, "--save", "--results", str(tmp_path)])
     assert status == 0, capsys.readouterr().err
