@@ -18,7 +18,7 @@ run: ## Start a server (Ctrl-C stops it)
 
 test: ## Run the tests
 	@.ci/environment $(VENV) requirements-dev.lock
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: ## Look for mistakes and unsorted imports
 	@.ci/environment $(VENV) requirements-dev.lock
@@ -51,7 +51,7 @@ lock: ## Make the lock files anew from pyproject.toml (ARGS=--upgrade: with the 
 	@$(VENV)/bin/python -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/pip install --quiet uv
 	@$(BUILD) | $(UV_COMPILE) --output-file requirements.lock
-	@$(BUILD) | $(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(BUILD) | $(UV_COMPILE) --extra dev --extra bench --constraint requirements.lock --output-file requirements-dev.lock
 	@rm -rf $(VENV)/lock
 
 clean: ## Remove the environment and all caches

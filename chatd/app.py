@@ -59,6 +59,7 @@ from chatd.sessions.node import Node
 from chatd.sessions.roll import Roll
 from chatd.store.indexer import Indexer
 from chatd.store.port import Store, StoreError
+from chatd.store.scrubber import Scrubber
 from chatd.store.writer import Writer
 from chatd.wire.link import LINGER_SECONDS, Cork
 from chatd.wire.poller import Poller
@@ -112,7 +113,11 @@ def _first(fault: BaseException) -> BaseException:
 
 
 async def serve(config: Config, *, ops_asked: bool) -> None:
-    """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye."""
+    """The server's life. Cancelling ends it hard: what was acknowledged is stored, nobody is told goodbye.
+
+    Longer than functions are here, and whole: it is the list of what there is, in the order in which it must start, and does
+    nothing else.
+    """
     tls, redis_url = _tls(config), _redis_url(config)  # what may be wrong, before anything is made or started
     metrics = Metrics()
     async with AsyncExitStack() as stack:
@@ -155,7 +160,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
         hub.connect(bus)
         signals = Signals(hub, store, metrics, poller.cork)
-        presence, board = _make_presence(config, url, name, store, writer, metrics, poller.cork, signals)
+        presence, board = _make_presence(config, url, name, store, writer, hub, metrics, poller.cork)
         limiter, redis_limits = _make_limiter(config, url, metrics)
         node = _make_node(
             config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
@@ -165,7 +170,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             services.start_soon(actor)
         indexer = Indexer(store, period=config.store.search_seconds)
         metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
-        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run):
+        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run, Scrubber(store).run):
             services.start_soon(actor)
         ended = trio.Event()
         services.start_soon(_run_until_closed, writer, ended)
@@ -185,6 +190,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             allowed_origins=config.server.allowed_origins, tls=tls,
         )  # fmt: skip
         _watch(metrics, node, listener, writer, bus, poller)
+        metrics.watch("signals_waiting", "Typing and receipts that wait, leases of typing among them", lambda: signals.waiting)
         ops = OpsPages(metrics.exposition, readiness)
         await _serve_sockets(config, ops_asked, public, node, readiness, ended, listener, ops)
         services.cancel_scope.cancel()
@@ -200,6 +206,10 @@ def _watch(
     metrics.watch("presence_watched", "Users watched by sessions of this node", lambda: node.presence.watched)
     metrics.watch("outbox_bytes", "Bytes waiting in all outboxes", node.waiting_bytes)
     metrics.watch("writer_mailbox", "Operations waiting for a commit", lambda: len(writer))
+    metrics.watch("topics", "Conversations that sessions of this node follow", lambda: len(node.hub.topics))
+    metrics.watch("gapped_topics", "Conversations in which an event is missing", lambda: len(node.hub.gapped))
+    metrics.watch("held_bytes", "Bytes of events that wait behind a missing one", lambda: node.hub.held_bytes)
+    metrics.watch("bus_waiting_bytes", "Bytes that the bus has taken and Redis has not", lambda: bus.waiting_bytes)
     metrics.watch("link_faults", "Links ended by a fault that was not the peer's", lambda: poller.faults, counter=True)
     metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published, counter=True)
     metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received, counter=True)
@@ -243,9 +253,10 @@ async def _serve_sockets(
 async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
     with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
         await node.drain(config.server.drain_seconds)
-    node.presence.store_seen()
     with trio.move_on_after(LAST_WORDS_SECONDS):
-        await node.roll.leave()
+        while node.presence.store_seen():
+            await node.writer.settled()
+        await node.roll.sign_off()
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
         await writer_ended.wait()
@@ -274,13 +285,12 @@ def _make_limiter(config: Config, url: str, metrics: Metrics) -> tuple[Limiter, 
 
 
 def _make_presence(
-    config: Config, url: str, name: bytes, store: Store, writer: Writer, metrics: Metrics, cork: Cork, signals: Signals
+    config: Config, url: str, name: bytes, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork
 ) -> tuple[Presence, RedisBoard]:
-    presence = Presence(store, writer.submit, metrics, cork, config.presence, _wall_ms)
-    board = RedisBoard(url, name.hex(), presence.told, presence.board_lost, expiry=config.presence.expiry_seconds)
+    presence = Presence(store, writer.submit, hub.signal, metrics, cork, config.presence, _wall_ms)
+    hub.observers.append(presence)
+    board = RedisBoard(url, name.hex(), presence.heard_of, presence.board_lost, expiry=config.presence.expiry_seconds)
     presence.connect(board)
-    signals.on_membership = presence.membership_moved  # type: ignore[assignment]  # the hub's subscribers are sessions
-    signals.on_privacy = lambda said: presence.set_privacy(said.user, presence=said.presence, last_seen=said.last_seen)
     return presence, board
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+from chatd_protocol.messages import NAME_PATTERN
 from msgspec import Struct, inspect
 
 from chatd.options import SECTIONS, Auth, Config, Issuer, Limits, Redis, Server, Tier
@@ -35,7 +36,6 @@ _TABLES = {"issuers": "[[auth.issuers]]", "tiers": "[limits.tiers.NAME]"}
 """Options that are tables of their own, and so only for the file."""
 MAX_SHOWN_CHARS = 5000
 
-_TIER = re.compile(r"[a-z0-9_.-]{1,32}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9_.:\[\]-]+")
 
 
@@ -220,7 +220,7 @@ def _checked_tiers(value: object) -> dict[str, Tier]:
 
 
 def _tier(name: str, table: dict[str, object]) -> Tier:
-    if _TIER.fullmatch(name) is None:
+    if re.fullmatch(NAME_PATTERN, name) is None:
         raise ConfigError(f"limits.tiers.{_quoted(name)}: a name is 1-32 characters of a-z 0-9 _ . -")
     for key, value in table.items():
         if key not in Tier.__struct_fields__:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from chatd_protocol.messages import NAME_PATTERN
 from msgspec import Meta, Struct, field
 
 Text = Annotated[str, Meta(max_length=4096)]
@@ -71,7 +72,7 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Rate = Annotated[float, Meta(ge=0.1, le=1_000_000.0)]
-TierName = Annotated[str, Meta(pattern=r"^[a-z0-9_.-]{1,32}\Z")]
+TierName = Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}\Z")]
 
 
 class Tier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -208,6 +208,13 @@ class Loop:
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
 
+    def drop(self, connection: Connection) -> None:
+        """Close a connection, without a goodbye; the others go on."""
+        self._epoll.unregister(connection.fd)
+        del self._connections[connection.fd]
+        self._beats = deque(beat for beat in self._beats if beat[1] is not connection)
+        connection.close()
+
     def watch_writable(self, connection: Connection, on: bool) -> None:
         """Whether the connection waits for room in the kernel's buffer."""
         self._epoll.modify(connection.fd, select.EPOLLIN | (select.EPOLLOUT if on else 0))
@@ -218,7 +225,9 @@ class Loop:
             timeout_s = max(0.0, min(timeout_s, self._beats[0][0] - time.monotonic()))
         connections = self._connections
         for fd, events in self._epoll.poll(timeout_s):
-            connection = connections[fd]
+            connection = connections.get(fd)
+            if connection is None:
+                continue  # dropped in this very turn
             if events & select.EPOLLOUT:
                 connection.writable()
             if events & ~select.EPOLLOUT:

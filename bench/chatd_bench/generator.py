@@ -9,7 +9,7 @@ import multiprocessing
 import resource
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import Any, Protocol, cast
@@ -139,6 +139,11 @@ class Generators:
         """``start`` and ``answers``."""
         self.start(name, *arguments, only=only)
         return self.answers(only, progress)
+
+
+def add_up(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """What all generators counted, together."""
+    return {key: sum(part[key] for part in parts) for key in parts[0]}
 
 
 def _received(pipe: Pipe) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ after another, as the run's parent says.
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from chatd_bench.connection import Connection, Loop
+from chatd_bench.server import Target
 
 TOKEN_SECONDS = 24 * 3600
 DRAIN_SECONDS = 30.0
@@ -33,6 +35,8 @@ class Plan:
     generator: int
     generators: int
     parameters: dict[str, int] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    """Of all nodes, where there is more than one."""
 
 
 class Load:
@@ -58,5 +62,21 @@ class Load:
         return jwt.encode(payload, self._key, algorithm="EdDSA")  # type: ignore[arg-type]
 
     def connect(self, connection: Connection, number: int) -> None:
-        """Begin to open the ``number``-th connection of the run."""
-        connection.connect(self.loop, self.plan.host, self.plan.port, number, self.token(connection.name))
+        """Begin to open the ``number``-th connection of the run; where there are several nodes, they take turns."""
+        port = self.plan.ports[number % len(self.plan.ports)] if self.plan.ports else self.plan.port
+        connection.connect(self.loop, self.plan.host, port, number, self.token(connection.name))
+
+
+def plans_of(
+    scenario: str, target: Target, parameters: dict[str, int], generators: int, ports: tuple[int, ...] = ()
+) -> list[Plan]:
+    """One for each generator; ``ports``: of all nodes, where there is more than one."""
+    run_id = f"b{secrets.token_hex(4)}"
+    return [
+        Plan(
+            scenario=scenario, host=target.host, port=target.port, private_key=target.private_key, issuer=target.issuer,
+            audience=target.audience, run_id=run_id, generator=number, generators=generators, parameters=parameters,
+            ports=ports,
+        )
+        for number in range(generators)
+    ]  # fmt: skip

@@ -32,15 +32,15 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _flow_rows(result: Mapping[str, Any]) -> Rows:
-    latencies = result["latency_ms"]
+    latency = result["latency_ms"]
     rows = [
         ("stored", f"{result['acked_per_s']:>10,.0f} msg/s acknowledged, over {result['seconds']:.1f} s"),
         ("delivered", f"{result['delivered_per_s']:>10,.0f} msg/s"),
-        ("->ack", _latencies(latencies["ack"])),
-        ("->delivery", _latencies(latencies["delivery"])),
+        ("->ack", latencies(latency["ack"])),
+        ("->delivery", latencies(latency["delivery"])),
     ]
-    if latencies["lag"] is not None:
-        rows.append(("->sent", _latencies(latencies["lag"])))
+    if latency["lag"] is not None:
+        rows.append(("->sent", latencies(latency["lag"])))
     return rows
 
 
@@ -48,7 +48,8 @@ def _span_rows(spans: list[dict[str, Any]]) -> Rows:
     return [row for span in spans for row in (("", span["name"] + ":"), *_flow_rows(span))]
 
 
-def _latencies(percentiles: Mapping[str, float] | None) -> str:
+def latencies(percentiles: Mapping[str, float] | None) -> str:
+    """In one line."""
     if percentiles is None:
         return "none"
     return "   ".join(f"{name} {value:.2f}" for name, value in percentiles.items() if name != "count") + "   ms"
@@ -69,7 +70,7 @@ def _storm_rows(storm: Mapping[str, Any]) -> Rows:
     rates = f"{storm['connections'] / storm['seconds']:,.0f} a second"
     return [
         ("storm", f"{storm['connections']:,} came back within {storm['seconds']:.2f} s, {rates}"),
-        ("->live", _latencies(storm["live_ms"])),
+        ("->live", latencies(storm["live_ms"])),
     ]
 
 
@@ -80,7 +81,7 @@ def _catch_up_rows(caught: Mapping[str, Any]) -> Rows:
 
 def _page_rows(pages: list[dict[str, Any]]) -> Rows:
     return [
-        (page["what"], f"{page['messages']:>10,} stored   {page['requests']:>6} requests   {_latencies(page['latency_ms'])}")
+        (page["what"], f"{page['messages']:>10,} stored   {page['requests']:>6} requests   {latencies(page['latency_ms'])}")
         for page in pages
     ]
 

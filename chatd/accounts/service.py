@@ -11,10 +11,11 @@ from typing import Protocol
 
 import structlog
 from chatd_protocol.codes import ErrorCode
+from chatd_protocol.messages import NAME_PATTERN
 from msgspec import Struct
 
 from chatd.accounts.passwords import BadPassword, Overloaded, Passwords, prepared
-from chatd.accounts.tokens import BadToken, Tokens
+from chatd.accounts.tokens import BadToken, Claims, Tokens
 from chatd.conversations.operations import (
     CreateAccount,
     Operation,
@@ -29,7 +30,6 @@ from chatd.store.writer import Full
 
 log = structlog.get_logger()
 
-_NAME = re.compile(r"[a-z0-9_.-]{1,32}")
 
 Submit = Callable[[Operation], Awaitable[Outcome]]
 """Hands one operation to the store's writer and waits for its outcome. Raises StoreError, and the writer's Full."""
@@ -39,10 +39,11 @@ OnEnded = Callable[[SessionsEnded], None]
 
 
 class AccountReader(Protocol):
-    """The one read that this slice needs of the store."""
+    """What this slice reads of the store. Both raise StoreError."""
 
-    async def account(self, name: str) -> Account | None:
-        """Raises StoreError."""
+    async def account(self, name: str) -> Account | None: ...
+
+    async def revoked(self, token: bytes) -> bool: ...
 
 
 class Signed(Struct, frozen=True):
@@ -124,16 +125,27 @@ class Accounts:
     async def identify(self, token: str) -> tuple[str, str]:
         """Whom a token stands for, and the tier: of the token if it names one, else the user's own, "" without any.
 
-        Raises AccountRefused. It opens nothing: whether the token was taken back alone is asked only where a session begins.
+        Raises AccountRefused, by the same rules as a hello. Cancelling is safe.
         """
         try:
             claims = self._tokens.verify(token, self._wall_ms())
         except BadToken as fault:
             raise AccountRefused(ErrorCode.UNAUTHENTICATED, "the token is not valid here") from fault
         account = await self._account(claims.user)
-        if not claims.outside and (account is None or account.generation != claims.generation):
+        if await self._is_taken_back(claims, account):
             raise AccountRefused(ErrorCode.UNAUTHENTICATED, "the token is not valid here")
         return claims.user, claims.tier or (account.tier if account is not None else "")
+
+    async def _is_taken_back(self, claims: Claims, account: Account | None) -> bool:
+        """As the transaction that opens a device judges it."""
+        if account is None:
+            return not claims.outside  # a user of an outside issuer is made on first use
+        issued_before = claims.issued_at_ms < account.tokens_after
+        older = issued_before if claims.outside else claims.generation != account.generation
+        try:
+            return older or await self._store.revoked(claims.token_id)
+        except StoreError as fault:
+            raise _unavailable() from fault
 
     async def _set_password(self, name: str, old_hash: str | None, password: str, keep: str) -> Signed:
         new_hash = await self._hash(password)
@@ -193,7 +205,7 @@ class Accounts:
 
 def is_name(text: str) -> bool:
     """Whether ``text`` may be the name of a user."""
-    return _NAME.fullmatch(text) is not None
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 def _overloaded() -> AccountRefused:

@@ -15,6 +15,7 @@ from hashlib import blake2b, sha256
 from typing import TypeAlias
 
 import jwt
+from chatd_protocol.messages import NAME_PATTERN
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -29,9 +30,10 @@ MAX_TOKEN_CHARS = 8192
 MAX_OUTSIDE_LIFETIME_MS = 31 * 24 * 3600 * 1000
 """A token that outlives this is a mistake of its issuer, and one that nobody could take back."""
 LEEWAY_MS = 5000
+"""What clocks may differ by."""
 MIN_RSA_BITS = 2048
 
-_NAME = re.compile(r"[a-z0-9_.-]{1,32}")
+_NAME = re.compile(NAME_PATTERN)
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 OUTSIDE_ALGORITHMS = frozenset({*_CURVES, *_RSA_ALGORITHMS, "EdDSA"})
@@ -61,6 +63,11 @@ class Claims(Struct, frozen=True):
     generation: int = 0
     issued_at_ms: int = 0
     tier: str = ""
+
+    @property
+    def good_until_ms(self) -> int:
+        """From then on it opens nothing, and what it opened is over."""
+        return self.expires_at_ms + LEEWAY_MS
 
 
 class OutsideIssuer(Struct, frozen=True):

@@ -298,7 +298,8 @@ class Done(Struct, frozen=True, gc=False):
 class Marked(Struct, frozen=True, gc=False):
     """A member's own marks in ``conv``, merged over their devices, as they are now and as they were.
 
-    ``dm``: as in Appended. ``members``: how many the conversation has.
+    ``dm``: as in Appended, but the author alone where one of the two blocks the other: nobody else is told. ``members``: how
+    many the conversation has.
     """
 
     conv: str

@@ -13,8 +13,8 @@ from chatd_protocol.codes import ErrorCode
 from chatd.conversations.operations import Refused, Role
 
 NOT_FOUND = Refused(ErrorCode.NOT_FOUND, "no such conversation")
-NO_SUCH_EVENT = Refused(ErrorCode.NOT_FOUND, "reply_to: no such event in this conversation")
-REPLACED = Refused(ErrorCode.OUT_OF_PLACE, "cseq: a newer session of this device has begun")
+NO_SUCH_EVENT = Refused(ErrorCode.NOT_FOUND, "reply_to: no such message in this conversation")
+REPLACED = Refused(ErrorCode.OUT_OF_PLACE, "a newer session of this device has begun")
 SIGNED_OUT = Refused(ErrorCode.OUT_OF_PLACE, "this device was signed out")
 TOKEN_REVOKED = Refused(ErrorCode.UNAUTHENTICATED, "the token was taken back")
 NO_SUCH_DEVICE = Refused(ErrorCode.NOT_FOUND, "device: you have no such device")

@@ -25,13 +25,18 @@ class Endings:
         self._hub = hub
         self._store = store
         self._token = 0
+        self._healthy = True
 
     async def run(self) -> None:
         while True:
             try:
                 await self._look()
             except Unavailable as fault:
-                log.warning("endings.postponed", reason=str(fault))
+                if self._healthy:
+                    log.warning("endings.postponed", reason=str(fault))
+                self._healthy = False
+            else:
+                self._healthy = True
             await trio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:

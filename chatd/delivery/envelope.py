@@ -56,7 +56,15 @@ class PrivacySignal(Struct, frozen=True, array_like=True, gc=False, tag="p"):
     last_seen: bool
 
 
-Signal = TypingSignal | ReceiptSignal | CountSignal | PrivacySignal
+class BlockSignal(Struct, frozen=True, array_like=True, gc=False, tag="b"):
+    """One of two users blocks the other, or does no more; on the channels of both. ``conv``: their conversation, "" for none."""
+
+    user: str
+    other: str
+    conv: str
+
+
+Signal = TypingSignal | ReceiptSignal | CountSignal | PrivacySignal | BlockSignal
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):

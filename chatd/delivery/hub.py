@@ -91,21 +91,6 @@ class Observer(Protocol):
         """Another node's signals."""
 
 
-class Nobody:
-    """Until somebody observes."""
-
-    typing: Container[str] = ()
-
-    def spoken(self, event: Event) -> None:
-        """Nobody is told."""
-
-    def membership_moved(self, topic: Topic[Subscriber], event: Event) -> None:
-        """Nobody is told."""
-
-    def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
-        """Nobody is told."""
-
-
 class Hub:
     """``held_events``: how many events a topic keeps behind a hole; ``held_bytes``: all topics together."""
 
@@ -113,6 +98,7 @@ class Hub:
         self._sealer = sealer
         self._metrics = metrics
         self._held_events = held_events
+        self._held_bound = held_bytes
         self._held_bytes = HeldBytes(held_bytes)
         self._bus: Bus | None = None
         self._confirmed: set[bytes] = set()
@@ -121,7 +107,7 @@ class Hub:
         self.topics: dict[str, Topic[Subscriber]] = {}
         self.gapped: set[str] = set()
         self.on_gap: Callable[[], None] = _nobody_repairs
-        self.observer: Observer = Nobody()
+        self.observers: list[Observer] = []
 
     def connect(self, bus: Bus) -> None:
         """Composition: the bus calls the hub and the hub calls the bus, so one of them comes later."""
@@ -131,6 +117,11 @@ class Hub:
     def bus(self) -> Bus:
         assert self._bus is not None, "connect() comes first, in app.py"
         return self._bus
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of events that topics hold behind a hole."""
+        return self._held_bound - self._held_bytes.left
 
     # --- who is here ----------------------------------------------------------------------------
 
@@ -260,7 +251,8 @@ class Hub:
         for user, conv in envelope.began:
             self.announce(user, conv)
         if envelope.signals:
-            self.observer.heard(channel, envelope.signals)
+            for observer in self.observers:
+                observer.heard(channel, envelope.signals)
         if envelope.takeover is not None:
             self._replace_older(*envelope.takeover)
         for one in envelope.ended:
@@ -308,28 +300,31 @@ class Hub:
         self._metrics.deliveries += len(topic.live)
         kind = event.kind
         if kind == "message":
-            if topic.conv in self.observer.typing:
-                self.observer.spoken(event)
-        elif kind == "joined":
-            self.observer.membership_moved(topic, event)
-        elif kind == "left":
-            self.observer.membership_moved(topic, event)
-            self._detach(topic, event)
+            for observer in self.observers:
+                if topic.conv in observer.typing:
+                    observer.spoken(event)
+        elif kind in {"joined", "left"}:
+            for observer in self.observers:
+                observer.membership_moved(topic, event)
+            if kind == "left":
+                self._detach(topic, event)
         topic.admit_ahead(event.seq)
 
     def _detach(self, topic: Topic[Subscriber], event: Event) -> None:
         # Those who are live were given the event just now; who still reads the store, or is ahead, finds it there.
-        user = left_user(event)
+        user = member_of(event)
         for subscriber in [subscriber for subscriber in topic.live if subscriber.user == user]:
             subscriber.detached(topic.conv, event.seq)
             self.unfollow(subscriber, topic.conv)
+            # They may have been added again, and have heard so while they still followed: the bus lost this, not that.
+            subscriber.conversation_began(topic.conv)
 
 
 def _nobody_repairs() -> None:
     """Until ``Repair`` has put itself here, gaps only gather in ``Hub.gapped``."""
 
 
-def left_user(event: Event) -> str:
-    """Whose membership a ``left`` event ends."""
+def member_of(event: Event) -> str:
+    """Whose membership a ``joined`` or ``left`` event begins or ends."""
     user: str = cbor2.loads(event.payload)["user"]
     return user

@@ -7,8 +7,11 @@ are up-to, and what is told last is right. Bounded in what waits; beyond it what
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from chatd.timers import Timers
 
 PACED_ABOVE = 50
 COUNTED_ABOVE = 200
@@ -22,53 +25,48 @@ V = TypeVar("V")
 class Paced(Generic[K, V]):
     """What waits to be told, by key, the oldest first; a key marked as *paced* at most once in ``seconds``.
 
-    The owner merges: ``get`` what waits, ``put`` the union.
+    The owner merges: ``get`` what waits, ``put`` the union. What was told lately and has news waits apart, so that ``take``
+    looks only at what it takes: it is called many times in a tick.
     """
 
     def __init__(self, bound: int = MAX_WAITING, seconds: float = PACE_SECONDS) -> None:
         self._bound = bound
         self._seconds = seconds
-        self._waiting: dict[K, tuple[V, bool]] = {}
-        self._told: dict[K, float] = {}
+        self._ready: OrderedDict[K, tuple[V, bool]] = OrderedDict()
+        self._early: dict[K, V] = {}
+        self._told: Timers[K] = Timers()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._ready) + len(self._early)
 
     def get(self, key: K) -> V | None:
         """What waits under the key."""
-        found = self._waiting.get(key)
-        return None if found is None else found[0]
+        found = self._ready.get(key)
+        return self._early.get(key) if found is None else found[0]
 
     def put(self, key: K, value: V, *, paced: bool) -> bool:
         """Let it wait, in the place of what waited under the key. False: there is no room for another key."""
-        if key not in self._waiting and len(self._waiting) >= self._bound:
+        if key not in self._ready and key not in self._early and len(self) >= self._bound:
             return False
-        self._waiting[key] = (value, paced)
+        if paced and key not in self._ready and key in self._told:
+            self._early[key] = value
+        else:
+            self._early.pop(key, None)
+            self._ready[key] = (value, paced)
         return True
 
     def take(self, now: float, limit: int) -> list[tuple[K, V]]:
         """At most ``limit`` of what may be told now."""
-        self._forget_told(now)
+        for key in self._told.due(now):
+            if key in self._early:
+                self._ready[key] = (self._early.pop(key), True)
         taken: list[tuple[K, V]] = []
-        for key, (value, paced) in self._waiting.items():
-            if len(taken) >= limit:
-                break
-            if paced and key in self._told:
-                continue
+        while self._ready and len(taken) < limit:
+            key, (value, paced) = self._ready.popitem(last=False)
             taken.append((key, value))
-        for key, _ in taken:
-            if self._waiting.pop(key)[1]:
-                self._told[key] = now
+            if paced:
+                self._told.set(key, now + self._seconds)
         return taken
-
-    def _forget_told(self, now: float) -> None:
-        old = []
-        for key, told in self._told.items():  # in the order of time: told anew, they were not there
-            if now - told < self._seconds:
-                break
-            old.append(key)
-        for key in old:
-            del self._told[key]
 
 
 def merged(one: tuple[int, int, int] | None, other: tuple[int, int, int]) -> tuple[int, int, int]:

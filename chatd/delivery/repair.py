@@ -1,9 +1,9 @@
 """Repair: notices what the bus lost, the last message included, and reads it from the store (I6).
 
 Two ways to notice. A hole in a topic: after a short grace (the missing event is mostly under way) the log is read. And
-every ``period`` seconds, and at once when the bus says that it may have lost something, the store is asked what was
-committed since the last look; what a topic has not seen is a hole too, and a membership that nobody heard of is
-announced. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
+every ``period`` seconds, and when the bus says that it may have lost something at once and for a moment more often, the
+store is asked what was committed since the last look; what a topic has not seen is a hole too, and a membership that
+nobody heard of is announced. Owns: the token of the last look. Waits for: the store. Ends only when cancelled.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from contextlib import AbstractContextManager
 import structlog
 import trio
 
+from chatd.conversations.operations import Event
 from chatd.delivery.hub import Hub
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
 
+HURRY_SECONDS = 3.0
+HURRY_PERIOD = 0.5
+"""After a loss the store is asked so often for so long: other nodes' links come back in their own time, within 2 s
+(``redis.link.PAUSE_LONGEST``), and what they could not publish until then nobody tells."""
+READ_TOPICS = 100
+"""Conversations in one read. Without Redis each that is over two nodes has a hole at each look, and on a busy node a thread
+waits some ms for its turn: one by one they were not done by the next look."""
 READ_EVENTS = 500
 RETRY_SECONDS = 1.0
 """Pause after a read that the store could not do."""
@@ -60,50 +68,70 @@ class Repair:
             await self._gap.wait()
             await trio.sleep(self._grace)
             self._gap = trio.Event()
-            for conv in list(self._hub.gapped):
+            waiting = list(self._hub.gapped)
+            while waiting:
                 try:
-                    await self._fill(conv)
+                    waiting = await self._fill(waiting)
                 except Unavailable as fault:
                     log.warning("repair.postponed", reason=str(fault))
                     await trio.sleep(RETRY_SECONDS)
                     self._gap.set()
+                    break
 
-    async def _fill(self, conv: str) -> None:
+    async def _fill(self, convs: list[str]) -> list[str]:
+        """Read the first of them on from where they stand; return those that are to be read yet."""
+        wanted = [(conv, head) for conv in convs[:READ_TOPICS] if (head := self._hole(conv)) is not None]
+        found = await self._store.logs(wanted, READ_EVENTS, max_bytes=READ_BYTES) if wanted else []
+        for (conv, after), events in zip(wanted, found, strict=False):
+            self._release(conv, after, events)
+        again = [conv for conv in convs[:READ_TOPICS] if self._hole(conv) is not None]
+        return again + convs[READ_TOPICS:]
+
+    def _hole(self, conv: str) -> int | None:
+        """Behind what something is missing; else the conversation is no gapped one any more."""
         topic = self._hub.topics.get(conv)
-        while topic is not None and topic.gapped and topic.head is not None:
-            events = await self._store.log(conv, topic.head, READ_EVENTS, max_bytes=READ_BYTES)
-            if not events:
-                log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
-                topic.seen = topic.head  # the store holds no such event: the announcement was wrong
-                break
-            self._metrics.repairs += 1
-            with self._cork:
-                for event in events:
-                    self._hub.offer(topic, event)
-            topic = self._hub.topics.get(conv)
-        self._hub.gapped.discard(conv)
+        if topic is None or not topic.gapped:
+            self._hub.gapped.discard(conv)
+            return None
+        return topic.head
+
+    def _release(self, conv: str, after: int, events: list[Event]) -> None:
+        topic = self._hub.topics.get(conv)
+        if topic is None:
+            return
+        if not events and topic.head == after:
+            log.error("repair.failed", conv=conv, head=topic.head, seen=topic.seen)
+            topic.seen = topic.head  # the store holds no such event: the announcement was wrong
+        self._metrics.repairs += bool(events)
+        with self._cork:
+            for event in events:
+                self._hub.offer(topic, event)
 
     async def _look_for_lost(self) -> None:
+        hurry_until = float("-inf")
         while True:
             try:
                 await self._look()
             except Unavailable as fault:
                 log.warning("repair.postponed", reason=str(fault))
-            with trio.move_on_after(self._period):
+            hurrying = trio.current_time() < hurry_until
+            with trio.move_on_after(min(HURRY_PERIOD, self._period) if hurrying else self._period):
                 await self._lost.wait()
+            if self._lost.is_set():
+                hurry_until = trio.current_time() + HURRY_SECONDS
             self._lost = trio.Event()
 
     async def _look(self) -> None:
         more = True
         while more:
-            changes = await self._store.changes(self._token)
-            for conv, head in changes.heads.items():
+            committed = await self._store.committed(self._token)
+            for conv, head in committed.heads.items():
                 topic = self._hub.topics.get(conv)
                 if topic is not None:
                     topic.note(head)
                     if topic.gapped:
                         self._hub.gapped.add(conv)
                         self._gap.set()
-            for user, conv in changes.joined:
+            for user, conv in committed.joined:
                 self._hub.announce(user, conv)
-            self._token, more = changes.token, changes.more
+            self._token, more = committed.token, committed.more

@@ -1,9 +1,10 @@
 """Receipts and typing: what is told beside the log, batched over a short tick, and lost without harm.
 
 One actor, ``Signals``, owns what waits: typing that was asked for, leases, receipts on their way out and in. Mailbox:
-``typing`` and ``moved`` (sessions), ``heard`` (the bus), ``spoken`` (the hub), all synchronous; bounds in ``delivery.typing``
-and ``delivery.receipts``, 10,000 for what was asked; beyond them what is new is dropped and counted. Waits for the clock
-and the store's reads. Ends when cancelled.
+``ask_typing``, ``moved`` and ``ended`` (sessions), ``spoken``, ``membership_moved`` and ``heard`` (the hub), all synchronous;
+bounds in ``delivery.typing`` and ``delivery.receipts``, beyond which what is new is dropped and counted. Three tasks: the
+tick, which waits for the clock alone, and two that wait for the store's reads: how large a group is, and how many have a
+message. End when cancelled.
 
 Who may be told is judged here, at the fan-out, by the topic: only sessions that are live in it (I8), and only what one of
 them says goes out.
@@ -11,10 +12,9 @@ them says goes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-import cbor2
 import structlog
 import trio
 from chatd_protocol import messages
@@ -22,6 +22,7 @@ from chatd_protocol.codec import Encoding, encode
 
 from chatd.conversations.operations import Author, Event, Marked
 from chatd.delivery.envelope import (
+    BlockSignal,
     CountSignal,
     PrivacySignal,
     ReceiptSignal,
@@ -31,15 +32,14 @@ from chatd.delivery.envelope import (
     group_channel,
     user_channel,
 )
-from chatd.delivery.hub import Hub, Subscriber, frame_of
+from chatd.delivery.hub import Hub, Subscriber, frame_of, member_of
 from chatd.delivery.receipts import COUNTED_ABOVE, PACED_ABOVE, Paced, merged, widened
 from chatd.delivery.topic import Topic
-from chatd.delivery.typing import ELSEWHERE, Typists
+from chatd.delivery.typing import ELSEWHERE, Asked, Typists
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Audience, Store, Tally, Unavailable
 
 TICK_SECONDS = 0.1
-MAX_ASKED = 10_000
 AUDIENCES = 10_000
 AUDIENCE_SECONDS = 30.0
 """How long the size of a group is believed; it only decides whether typing is told."""
@@ -62,8 +62,10 @@ class Signals:
         self._metrics = metrics
         self._cork = cork
         self._bell = trio.Event()
+        self._audiences_bell = trio.Event()
+        self._counts_bell = trio.Event()
         self.typing: set[str] = set()
-        self._asked: dict[tuple[str, Subscriber], bool] = {}
+        self._asked: Asked[Subscriber] = Asked()
         self._audiences: dict[str, tuple[Audience, float]] = {}
         self._typists = Typists()
         self._reach: dict[tuple[str, str], list[bytes]] = {}
@@ -73,9 +75,13 @@ class Signals:
         self._counts_moved: Paced[str, tuple[int, int]] = Paced()
         self._receipts: Paced[tuple[str, str, str | None], tuple[int, int, int]] = Paced()
         self._counts: Paced[str, tuple[int, int]] = Paced()
-        self.on_membership: Callable[[Sequence[Subscriber], str], None] = _ignore
-        self.on_privacy: Callable[[PrivacySignal], None] = _ignore
-        hub.observer = self
+        hub.observers.append(self)
+
+    @property
+    def waiting(self) -> int:
+        """What waits to be told, and leases of typing."""
+        asked = len(self._asked) + len(self._typists) + len(self._outgoing)
+        return asked + len(self._moved) + len(self._counts_moved) + len(self._receipts) + len(self._counts)
 
     # --- what sessions say ----------------------------------------------------------------------
 
@@ -83,13 +89,11 @@ class Signals:
         """A session says that its user types, or does no more. Nothing comes of it where the session is not live."""
         if not self._is_live(subscriber, conv):
             return
-        key = (conv, subscriber)
-        if key not in self._asked and len(self._asked) >= MAX_ASKED:
-            self._metrics.signals_dropped += 1
-            return
-        self._asked[key] = on
-        self.typing.add(conv)
-        self._bell.set()
+        kept = self._asked.put(conv, subscriber.device_no, subscriber, on)
+        self._kept(kept)
+        if kept:
+            self.typing.add(conv)
+            self._audiences_bell.set()
 
     def moved(self, author: Author, marked: Marked) -> None:
         """The store has moved a member's marks."""
@@ -106,6 +110,13 @@ class Signals:
         paced = marked.members > PACED_ABOVE
         self._kept(self._moved.put(key, (marks, marked.dm, marked.members), paced=paced))
 
+    def tell_block(self, user: str, other: str, conv: str) -> None:
+        """One of the two blocks the other, or does no more: what they may hear of each other is asked anew, on every node."""
+        signal = BlockSignal(user, other, conv)
+        self._hub.signal({user_channel(name): [signal] for name in (user, other)})
+        for observer in self._hub.observers:
+            observer.heard(user_channel(user), [signal])
+
     def ended(self, subscriber: Subscriber) -> None:
         """A session is gone, and with it what it typed."""
         if self._holders.get(subscriber.device_no) is subscriber:
@@ -114,18 +125,12 @@ class Signals:
                 self._end(conv, user, subscriber.device_no)
         self._bell.set()
 
-    def tell_privacy(self, user: str, *, presence: bool, last_seen: bool) -> None:
-        """Tell the other nodes where the user is, with the next tick."""
-        self._outgoing.setdefault(user_channel(user), []).append(PrivacySignal(user, presence, last_seen))
-        self._bell.set()
-
     # --- what the hub says ----------------------------------------------------------------------
 
     def spoken(self, event: Event) -> None:
         """See the port: with the message the typing ends, on this device and, for all that one knows, elsewhere."""
         conv, user = event.conv, event.sender
-        for key in [key for key in self._asked if key[0] == conv and key[1].device_no == event.device_no]:
-            del self._asked[key]
+        self._asked.drop(conv, event.device_no)
         last = self._typists.end(conv, user, event.device_no)
         if not self._typists.types_here(conv, user):
             self._reach.pop((conv, user), None)  # the other nodes see the message, too
@@ -134,21 +139,21 @@ class Signals:
 
     def membership_moved(self, topic: Topic[Subscriber], event: Event) -> None:
         """See the port."""
-        user = cbor2.loads(event.payload)["user"]
         if event.kind == "left" and topic.conv in self.typing:
+            user = member_of(event)
             for source in self._typists.sources(topic.conv, user):
                 self._end(topic.conv, user, source)
-        self.on_membership(topic.live, user)
 
     def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
         """See the port."""
         whose = addressee(channel)
         for signal in signals:
-            if isinstance(signal, PrivacySignal):
-                self.on_privacy(signal)
-            elif signal.conv not in self._hub.topics:
+            if isinstance(signal, BlockSignal):
+                self._audiences.pop(signal.conv, None)
                 continue
-            elif isinstance(signal, TypingSignal):
+            if isinstance(signal, PrivacySignal) or signal.conv not in self._hub.topics:
+                continue
+            if isinstance(signal, TypingSignal):
                 self._hear_typing(signal)
             elif isinstance(signal, CountSignal):
                 self._put_counts(signal.conv, (signal.low, signal.high))
@@ -171,18 +176,34 @@ class Signals:
     # --- the tick -------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for task in (self._run_ticks, self._run_audiences, self._run_counts):
+                nursery.start_soon(task)
+
+    async def _run_ticks(self) -> None:
         while True:
             await self._bell.wait()
             await trio.sleep(TICK_SECONDS)
-            await self._learn_audiences()
             with self._cork:
                 self._tick(trio.current_time())
-            await self._tell_counts()
             if not (
                 self._asked or self._typists or self._outgoing or self._moved or self._counts_moved or self._receipts
-                or self._counts
             ):  # fmt: skip
                 self._bell = trio.Event()
+
+    async def _run_audiences(self) -> None:
+        while True:
+            await self._audiences_bell.wait()
+            self._audiences_bell = trio.Event()
+            await self._learn_audiences()
+
+    async def _run_counts(self) -> None:
+        while True:
+            await self._counts_bell.wait()
+            await trio.sleep(TICK_SECONDS)
+            await self._tell_counts()
+            if not self._counts:
+                self._counts_bell = trio.Event()
 
     def _tick(self, now: float) -> None:
         self._settle_asked(now)
@@ -192,19 +213,18 @@ class Signals:
         outgoing, self._outgoing = self._outgoing, {}
         self._hub.signal(outgoing)
         self._tell_receipts(now)
-        self.typing.intersection_update([*self._typists.convs, *(conv for conv, _ in self._asked)])
+        self.typing.intersection_update([*self._typists.convs, *self._asked.convs])
 
     async def _learn_audiences(self) -> None:
         now = trio.current_time()
         known = self._audiences
-        unknown = {conv for conv, _ in self._asked if conv not in known or known[conv][1] <= now}
+        unknown = {conv for conv in self._asked.convs if conv not in known or known[conv][1] <= now}
         if not unknown:
             return
         try:
             found = await self._store.audiences(sorted(unknown))
         except Unavailable:
-            self._metrics.signals_dropped += len(self._asked)
-            self._asked.clear()
+            self._metrics.signals_dropped += sum(len(self._asked.take(conv)) for conv in unknown)
             return
         if len(known) + len(found) > AUDIENCES:
             known.clear()
@@ -212,15 +232,16 @@ class Signals:
         known.update((conv, (found.get(conv, nobody), now + AUDIENCE_SECONDS)) for conv in unknown)
 
     def _settle_asked(self, now: float) -> None:
-        asked, self._asked = self._asked, {}
-        for (conv, subscriber), on in asked.items():
+        for conv in list(self._asked.convs):
             known = self._audiences.get(conv)
-            if known is None:
-                self._asked[conv, subscriber] = on  # came while the store was read
-            elif not on:
-                self._end(conv, subscriber.user, subscriber.device_no)
-            elif known[0].members <= COUNTED_ABOVE and self._is_live(subscriber, conv):
-                self._begin(conv, subscriber, known[0], now)
+            if known is None or known[1] <= now:
+                self._audiences_bell.set()
+                continue
+            for subscriber, on in self._asked.take(conv):
+                if not on:
+                    self._end(conv, subscriber.user, subscriber.device_no)
+                elif known[0].members <= COUNTED_ABOVE and not known[0].silent and self._is_live(subscriber, conv):
+                    self._begin(conv, subscriber, known[0], now)
 
     # --- typing ---------------------------------------------------------------------------------
 
@@ -270,7 +291,8 @@ class Signals:
             for channel in map(user_channel, dm) if dm else (group_channel(conv),):
                 self._outgoing.setdefault(channel, []).append(signal)
             if conv in self._hub.topics:
-                self._put_receipt((conv, user, None), marks, members)
+                whose = user if dm == (user,) else None
+                self._put_receipt((conv, user, whose), marks, members)
         for conv, (low, high) in self._counts_moved.take(now, WRITES_PER_TICK):
             self._outgoing.setdefault(group_channel(conv), []).append(CountSignal(conv, low, high))
             if conv in self._hub.topics:
@@ -281,6 +303,7 @@ class Signals:
 
     def _put_counts(self, conv: str, span: tuple[int, int]) -> None:
         self._kept(self._counts.put(conv, widened(self._counts.get(conv), span), paced=True))
+        self._counts_bell.set()
 
     def _tell_receipts(self, now: float) -> None:
         room = WRITES_PER_TICK
@@ -330,7 +353,3 @@ class Signals:
                 frame = frames[encoding] = frame_of(encoding, encode(encoding, message))
             subscriber.write(frame)
         self._metrics.signals += len(told)
-
-
-def _ignore(*_: object) -> None:
-    """Until ``app.py`` connects presence."""

@@ -1,10 +1,12 @@
 """Who types where, and until when: leases of 6 s, merged over the devices that somebody types on. Pure.
 
 ``source`` is the device on this node, or ELSEWHERE for all of those on other nodes. A lease ends when it is not renewed,
-when it is given up, and when the user has spoken. Bounded in leases; beyond it nobody begins.
+when it is given up, and when the user has spoken. Bounded in leases and in what was asked for; beyond it nobody begins.
 """
 
 from __future__ import annotations
+
+from typing import Generic, TypeVar
 
 from chatd.timers import Timers
 
@@ -12,10 +14,50 @@ LEASE_SECONDS = 6.0
 TELL_AGAIN_SECONDS = 2.0
 """A renewal is told again after so long: for those who came meanwhile, and against what was lost on the way."""
 MAX_LEASES = 20_000
+MAX_ASKED = 10_000
 ELSEWHERE = -1
 
 Lease = tuple[str, str, int]
 """(conv, user, source)"""
+
+W = TypeVar("W")
+
+
+class Asked(Generic[W]):
+    """What was said since the last tick, the last word of each device in each conversation. ``W``: whoever says it."""
+
+    def __init__(self, bound: int = MAX_ASKED) -> None:
+        self._bound = bound
+        self._count = 0
+        self.convs: dict[str, dict[int, tuple[W, bool]]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, conv: str, source: int, who: W, on: bool) -> bool:
+        """Keep it. False: there is no room for another."""
+        asked = self.convs.get(conv)
+        if asked is None or source not in asked:
+            if self._count >= self._bound:
+                return False
+            self._count += 1
+            asked = self.convs.setdefault(conv, {})
+        asked[source] = (who, on)
+        return True
+
+    def drop(self, conv: str, source: int) -> None:
+        """The device has spoken there."""
+        asked = self.convs.get(conv)
+        if asked is not None and asked.pop(source, None) is not None:
+            self._count -= 1
+            if not asked:
+                del self.convs[conv]
+
+    def take(self, conv: str) -> list[tuple[W, bool]]:
+        """Take out what was said in one conversation."""
+        asked = self.convs.pop(conv, {})
+        self._count -= len(asked)
+        return list(asked.values())
 
 
 class Typists:

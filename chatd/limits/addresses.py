@@ -14,12 +14,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
-from chatd.limits.breaker import OPEN_SECONDS
 from chatd.limits.bucket import Buckets, TokenBucket
 from chatd.limits.port import Counted, Rule, SharedLimits
 from chatd.limits.rules import Operation, State, state_of
 
 T = TypeVar("T")
+
+LEAST_WAIT = 1.0
+"""Seconds that a sign-in is refused for while Redis does not answer, and is asked with every attempt."""
 
 
 class Ask(Protocol):
@@ -29,7 +31,8 @@ class Ask(Protocol):
 
 
 class Verdict:
-    """What an address was told: ``wait_s`` is 0 if it may; the rest is for its headers."""
+    """What an address was told: ``wait_s`` is 0 if it may, else when to try again at the earliest; the rest is for its
+    headers. ``reset_s``: when it may do all of ``limit`` again, never before it may do anything."""
 
     __slots__ = ("limit", "remaining", "reset_s", "wait_s")
 
@@ -44,11 +47,14 @@ class AddressLimits:
     """One node's. ``clock`` is in seconds; addresses are as ``bucket.address_key`` has them."""
 
     def __init__(
-        self, rules: Mapping[Operation, Rule], clock: Callable[[], float], ask: Ask, *, max_keys: int
-    ) -> None:
+        self, rules: Mapping[Operation, Rule], clock: Callable[[], float], ask: Ask, wait: Callable[[], float], *,
+        max_keys: int,
+    ) -> None:  # fmt: skip
+        """``wait``: seconds until Redis may be asked again."""
         self._rules = rules
         self._clock = clock
         self._ask = ask
+        self._wait = wait
         self._max_keys = max_keys
         self._buckets = {
             operation: Buckets(rule.rate_per_s, rule.burst, max_keys=max_keys) for operation, rule in rules.items()
@@ -61,6 +67,8 @@ class AddressLimits:
         now, rule = self._clock(), self._rules[operation]
         bucket = self._buckets[operation].bucket(address)
         wait = bucket.take(now)
+        if wait and shared is not None and operation is Operation.SIGN_IN and self._is_closed(address, rule):
+            wait = max(wait, self._wait())
         if wait or shared is None:
             return _alone(wait, rule, bucket, now)
         if (known := self._denied_until(operation, address, now)) is not None:
@@ -68,12 +76,13 @@ class AddressLimits:
         counted = await self._ask(lambda: shared.count(_key(operation, address), rule, 1))
         if counted is None:
             if operation is Operation.SIGN_IN and not self._one_more(address, rule):
-                return Verdict(OPEN_SECONDS, rule.burst, 0, OPEN_SECONDS)
+                return _alone(max(LEAST_WAIT, self._wait()), rule, bucket, self._clock())
             return _alone(0.0, rule, bucket, self._clock())
         if counted.allowed:
             return Verdict(0.0, rule.burst, counted.remaining, counted.reset_ms / 1000)
         self._remember_denied(operation, address, counted)
-        return Verdict(max(1, counted.retry_ms) / 1000, rule.burst, counted.remaining, counted.reset_ms / 1000)
+        wait = max(1, counted.retry_ms) / 1000
+        return Verdict(wait, rule.burst, counted.remaining, max(wait, counted.reset_ms / 1000))
 
     async def state(self, operation: Operation, address: str, shared: SharedLimits | None) -> State:
         """How the limit stands; nothing is counted. Cancelling is safe."""
@@ -109,11 +118,14 @@ class AddressLimits:
 
     def _one_more(self, address: str, rule: Rule) -> bool:
         """Whether an address may try once more to sign in while nobody tells what it does at other nodes."""
-        tried = self._closed.get(address, 0)
-        if tried >= rule.burst or (not tried and len(self._closed) >= self._max_keys):
+        if self._is_closed(address, rule):
             return False
-        self._closed[address] = tried + 1
+        self._closed[address] = self._closed.get(address, 0) + 1
         return True
+
+    def _is_closed(self, address: str, rule: Rule) -> bool:
+        tried = self._closed.get(address, 0)
+        return tried >= rule.burst or (not tried and len(self._closed) >= self._max_keys)
 
 
 def _key(operation: Operation, address: str) -> str:
@@ -121,4 +133,4 @@ def _key(operation: Operation, address: str) -> str:
 
 
 def _alone(wait: float, rule: Rule, bucket: TokenBucket, now: float) -> Verdict:
-    return Verdict(wait, rule.burst, bucket.remaining(now), bucket.full_in(now))
+    return Verdict(wait, rule.burst, 0 if wait else bucket.remaining(now), max(wait, bucket.full_in(now)))

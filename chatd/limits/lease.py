@@ -101,6 +101,10 @@ class Lease:
             self._need(self)
         return max(SOON_SECONDS, self._refill_at - now, self.not_before - now)
 
+    def begin_with(self, tokens: float, now: float) -> None:
+        """Go on alone from what was left here; before the first report."""
+        self._alone = _bucket_of(self.rule, tokens, now)
+
     def remaining(self, now: float) -> float:
         """What this node alone knows to be left."""
         return self._balance if self._alone is None else self._alone.remaining(now)
@@ -153,7 +157,7 @@ class Lease:
             self._balance = self._sent = 0
 
     def _aim_now(self) -> int:
-        # Of a burst too small to be shared: one token, for whoever used it lately.
+        # A burst too small to share: whoever used it last keeps one token.
         return self._aim or (1 if self._used or self._alone is not None else 0)
 
     def _set_aim(self) -> None:

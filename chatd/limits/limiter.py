@@ -8,14 +8,16 @@ answer, an address's attempt for the shared counter, each at most ASK_SECONDS.
 Mailbox: leases that want to report, each at most once, so as many as there are users with sessions, with three for each;
 given-up balances MAX_RELEASES, beyond which they expire by themselves. Ends when cancelled.
 
-Redis away: users' leases go on alone and addresses are counted here, both bounded by the same rules on this node; logged
-once; after 5 failures Redis is left alone for 30 s (``breaker``), or until its link is made anew.
+Redis away: users' leases go on alone and addresses are counted here, both bounded by the same rules on this node: what a
+user's last session here leaves is what the next one begins with, for the last ``max_keys`` leases. Logged once; after 5
+failures Redis is left alone for 30 s (``breaker``), or until its link is made anew.
 """
 
 from __future__ import annotations
 
 import heapq
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count, islice
 from typing import TypeVar
@@ -81,8 +83,12 @@ class Limiter:
         self._order = count()
         self._releases: list[Report] = []
         self._first: dict[Lease, trio.Event] = {}
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._max_left = max_keys
         self._bell = trio.Event()
-        self._addresses = AddressLimits(tiers.address, clock, self._ask, max_keys=max_keys)
+        self._addresses = AddressLimits(
+            tiers.address, clock, self._ask, lambda: self._breaker.wait(clock()), max_keys=max_keys
+        )
         self._unknown_tiers: set[str] = set()
         self.failures = 0
         self.reports = 0
@@ -131,8 +137,19 @@ class Limiter:
         for lease in limits.leases.values():
             lease.closed = True
             self._low.pop(lease, None)
-            if lease.shared and lease not in self._flying:
+            if (waiting := self._first.pop(lease, None)) is not None:
+                waiting.set()
+            if not lease.shared:
+                self._keep(lease)
+            elif lease not in self._flying:
                 self._release(lease)
+
+    def _keep(self, lease: Lease) -> None:
+        """No other node knows what was spent of it: a user who comes back must not begin with a full bucket."""
+        now = self._clock()
+        self._left[lease.key] = (lease.remaining(now), now)
+        if len(self._left) > self._max_left:
+            self._left.popitem(last=False)
 
     async def ready(self, limits: UserLimits) -> None:
         """Wait until the limits are those of all nodes; no longer than ASK_SECONDS, and not at all while Redis is away.
@@ -179,7 +196,12 @@ class Limiter:
         return states
 
     def _lease(self, operation: Operation, user: str, rule: Rule) -> Lease:
-        return Lease(_key(operation, user), rule, self._need)
+        lease = Lease(_key(operation, user), rule, self._need)
+        if (left := self._left.pop(lease.key, None)) is not None:
+            tokens, at = left
+            now = self._clock()
+            lease.begin_with(tokens + max(0.0, now - at) * rule.rate_per_s, now)
+        return lease
 
     def _tell_unknown(self, tier: str) -> None:
         if len(self._unknown_tiers) < MAX_UNKNOWN_TIERS and tier not in self._unknown_tiers:
@@ -187,7 +209,7 @@ class Limiter:
             log.warning("limits.tier_unknown", tier=tier)
 
     async def _answered(self, lease: Lease) -> None:
-        while not lease.shared and not self._away:
+        while not lease.shared and not self._away and not lease.closed:
             event = self._first.get(lease)
             if event is None:
                 event = self._first[lease] = trio.Event()
@@ -213,13 +235,13 @@ class Limiter:
     def link_up(self) -> None:
         """The link is up and the functions are loaded: Redis may be asked again, whatever was before."""
         self._breaker.probe(self._clock())
-        self._found()
+        self._rejoin()
         self._low.update((lease, None) for lease in self._all_leases())
         self._bell.set()
 
     def link_down(self) -> None:
         """The link has broken."""
-        self._lose("the link has broken")
+        self._go_alone("the link has broken")
 
     async def run(self) -> None:
         """Report what is due, until cancelled."""
@@ -306,16 +328,16 @@ class Limiter:
             answer = await call()
         except SharedDown as fault:
             self.failures += 1
-            self._lose(str(fault))
+            self._go_alone(str(fault))
             if self._breaker.failed(self._clock()):
                 log.warning("limits.redis_skipped", seconds=OPEN_SECONDS)
             return None
         self._metrics.limit_seconds.observe(self._clock() - began)
         self._breaker.succeeded()
-        self._found()
+        self._rejoin()
         return answer
 
-    def _lose(self, reason: str) -> None:
+    def _go_alone(self, reason: str) -> None:
         """Go on alone. Every lease, those in flight too: what was asked for them is not known to come."""
         if self._away:
             return
@@ -331,9 +353,10 @@ class Limiter:
             event.set()
         self._bell.set()
 
-    def _found(self) -> None:
+    def _rejoin(self) -> None:
         if self._away:
             self._away = False
+            self._left.clear()
             self._addresses.redis_back()
             log.info("limits.redis_back")
             self._bell.set()

@@ -81,12 +81,7 @@ class Listener:
         self._per_address[address] += 1
         self._metrics.connections_accepted += 1
         try:
-            verdict = await self._node.limiter.count(Operation.CONNECTIONS, address)
-            if verdict.wait_s > 0:
-                self._metrics.connections_refused += 1
-                await self._turn_away(stream, _too_often(verdict))
-            else:
-                await self._guard(stream, address)
+            await self._guard(stream, address)
         finally:
             self.connections -= 1
             self._per_address[address] -= 1
@@ -117,6 +112,11 @@ class Listener:
             await trio.aclose_forcefully(stream)
 
     async def _tell_apart(self, tcp: trio.SocketStream, address: str) -> None:
+        verdict = await self._node.limiter.count(Operation.CONNECTIONS, address)
+        if verdict.wait_s > 0:
+            self._metrics.connections_refused += 1
+            await self._turn_away(tcp, _too_often(verdict))
+            return
         stream: trio.abc.Stream = tcp
         if self._tls is not None:
             stream = trio.SSLStream(tcp, self._tls, server_side=True, https_compatible=True)

@@ -43,7 +43,7 @@ Routes = dict[str, dict[str, Answer]]
 
 
 class Credentials(Struct, frozen=True):
-    """The body of both POSTs; unknown keys are ignored, as everywhere on the wire."""
+    """Who signs up or in; unknown keys are ignored, as everywhere on the wire."""
 
     name: str
     password: str
@@ -114,33 +114,36 @@ class Api:
         self, operation: Operation, request: Request, answer: Callable[[B], Awaitable[Response]], body: type[B]
     ) -> Response:
         """Count the request, whatever comes of it, then read it and answer."""
-        verdict = await self._limiter.count(operation, request.address)
-        limits = limit_headers(verdict)
-        if verdict.wait_s > 0:
-            return _too_many(verdict)
-        asked = _body_of(request, body)
-        if isinstance(asked, Response):
-            return _with_headers(asked, limits)
-        try:
-            return _with_headers(await answer(asked), limits)
-        except AccountRefused as refused:
-            return _with_headers(_refused(refused), limits)
 
+        async def read_and_answer() -> Response:
+            asked = _body_of(request, body)
+            return asked if isinstance(asked, Response) else await answer(asked)
+
+        return await self._counted(operation, request, read_and_answer)
 
     async def _get_rate_limit(self, request: Request) -> Response:
         """Of the token's user, or of the address. It verifies a signature for whoever asks, so it has a limit itself."""
-        verdict = await self._limiter.count(Operation.API, request.address)
-        limits = limit_headers(verdict)
+
+        async def answer() -> Response:
+            token = _bearer(request)
+            if token is None:
+                return json_response(200, _states(await self._limiter.address_states(request.address)))
+            return json_response(200, _states(await self._limiter.user_states(*await self._accounts.identify(token))))
+
+        return await self._counted(Operation.API, request, answer)
+
+    async def _counted(
+        self, operation: Operation, request: Request, answer: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """Count the request against its address; with ``answer``, unless there were too many, and how the limit stands."""
+        verdict = await self._limiter.count(operation, request.address)
         if verdict.wait_s > 0:
             return _too_many(verdict)
-        token = _bearer(request)
-        if token is None:
-            return json_response(200, _states(await self._limiter.address_states(request.address)), limits)
         try:
-            user, tier = await self._accounts.identify(token)
+            response = await answer()
         except AccountRefused as refused:
-            return _with_headers(_refused(refused), limits)
-        return json_response(200, _states(await self._limiter.user_states(user, tier)), limits)
+            response = _refused(refused)
+        return _with_headers(response, limit_headers(verdict))
 
 
 class OpsPages:
@@ -234,16 +237,6 @@ def _states(states: list[State]) -> dict[str, object]:
     return {"limits": [msgspec.to_builtins(state) for state in states]}
 
 
-def refusal_headers(verdict: Verdict) -> Headers:
-    """The same for one that was refused: also when to come again."""
-    return (*limit_headers(verdict), (b"Retry-After", b"%d" % math.ceil(verdict.wait_s)))
-
-
-def _too_many(verdict: Verdict) -> Response:
-    message = "too many from this address; see Retry-After"
-    return error_response(429, ErrorCode.RATE_LIMITED, message, refusal_headers(verdict))
-
-
 def limit_headers(verdict: Verdict) -> Headers:
     """How the limit stands that a request was counted against."""
     return (
@@ -251,6 +244,16 @@ def limit_headers(verdict: Verdict) -> Headers:
         (b"X-RateLimit-Remaining", b"%d" % verdict.remaining),
         (b"X-RateLimit-Reset", b"%d" % math.ceil(verdict.reset_s)),
     )
+
+
+def refusal_headers(verdict: Verdict) -> Headers:
+    """As ``limit_headers``, for a request that was refused: also when to try again."""
+    return (*limit_headers(verdict), (b"Retry-After", b"%d" % math.ceil(verdict.wait_s)))
+
+
+def _too_many(verdict: Verdict) -> Response:
+    message = "too many from this address; see Retry-After"
+    return error_response(429, ErrorCode.RATE_LIMITED, message, refusal_headers(verdict))
 
 
 def _with_headers(response: Response, headers: Headers) -> Response:

@@ -1,28 +1,33 @@
 """Presence: who is on this node, what the other nodes say of whom is watched here, and telling the watchers.
 
-One actor owns all of it (``here``, ``watching``). Mailbox: synchronous calls of sessions, the hub and the board; a user or a
-session waits in it at most once, so it is bounded by them. Three tasks, which wait for the clock, the board and the
-store's reads: one keeps leases, one answers who watches, one tells changes. All end when cancelled.
+One actor owns all of it (``local_users``, ``watching``). Mailbox: synchronous calls of sessions, the hub and the board; a user
+or a session waits in it at most once, so it is bounded by them. Six tasks: one decides what this node says and one tells
+changes, which wait for the clock (and the store's reads); one answers who watches, which waits for the store; three that
+wait for the board write leases, read them, and load what is said of somebody new. All end when cancelled.
 
-Redis away: what is known stays as it is, and this node's own users go on to be right for its own sessions. A node that dies
-renews no leases; who watches its users finds that within the expiry. What somebody hides never leaves the node where
-they are (``roster.shown``).
+Redis away, or silent: what is known stays as it is, and this node's own users go on to be right for its own sessions. A node
+that dies renews no leases; who watches its users finds that within the expiry. What somebody hides never leaves the node
+where they are (``roster.shown``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import structlog
 import trio
 
+from chatd.conversations.operations import Event
+from chatd.delivery.envelope import BlockSignal, PrivacySignal, Signal, user_channel
+from chatd.delivery.hub import Subscriber, member_of
+from chatd.delivery.topic import Topic
 from chatd.ops.metrics import Metrics
-from chatd.presence.here import Here, Submit
+from chatd.presence.local_users import LocalUsers, Submit
 from chatd.presence.port import Board, BoardDown, Lease
 from chatd.presence.roster import Roster
-from chatd.presence.status import Device, State
+from chatd.presence.status import Device, PresenceState
 from chatd.presence.watching import AGAIN_SECONDS, Watcher, Watching
 from chatd.store.port import Store
 
@@ -32,7 +37,7 @@ TICK_SECONDS = 0.5
 log = structlog.get_logger()
 
 
-class Session(Device, Watcher, Protocol):
+class PresenceSession(Device, Watcher, Protocol):
     """What presence needs of a session."""
 
 
@@ -54,23 +59,27 @@ class Settings(Protocol):
 
 
 class Presence:
-    """``submit``: the store writer's. ``wall_ms``: the wall clock, in ms."""
+    """Implements ``chatd.delivery.hub.Observer``. ``submit``: the store writer's. ``signal``: the hub's. ``wall_ms``: the wall
+    clock, in ms."""
+
+    typing: Container[str] = ()
 
     def __init__(
-        self, store: Store, submit: Submit, metrics: Metrics, cork: AbstractContextManager[None], settings: Settings,
-        wall_ms: Callable[[], int],
+        self, store: Store, submit: Submit, signal: Callable[[Mapping[bytes, list[Signal]]], None], metrics: Metrics,
+        cork: AbstractContextManager[None], settings: Settings, wall_ms: Callable[[], int],
     ) -> None:  # fmt: skip
+        self._signal = signal
         self._board: Board | None = None
         rate = settings.messages_per_second
         self._roster = Roster(
             away=settings.away_seconds, renew=settings.renew_seconds, expiry=settings.expiry_seconds
         )
-        self._here = Here(
+        self._local = LocalUsers(
             self._roster, store, submit, metrics, self._own_state, rate=rate, store_seconds=settings.store_seconds,
             wall_ms=wall_ms,
         )  # fmt: skip
         self._watching = Watching(
-            self._here, store, metrics, cork, interval=settings.renew_seconds, bound=settings.watched_users, rate=rate
+            self._local, store, metrics, cork, interval=settings.renew_seconds, bound=settings.watched_users, rate=rate
         )
 
     def connect(self, board: Board) -> None:
@@ -94,11 +103,11 @@ class Presence:
 
     # --- the mailbox ----------------------------------------------------------------------------
 
-    def enter(self, session: Session) -> None:
+    def enter(self, session: PresenceSession) -> None:
         """A session is open."""
         self._roster.enter(session.user, session, trio.current_time())
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: PresenceSession) -> None:
         """A session is over; a repeat, or one that never was in, does no harm."""
         self._watching.forget(session, self.board)
         self._roster.leave(session.user, session, trio.current_time())
@@ -107,62 +116,91 @@ class Presence:
         """What a session of the user tells of itself has changed."""
         self._roster.look(user, trio.current_time())
 
-    def watch(self, session: Session, users: list[str]) -> None:
+    def watch(self, session: PresenceSession, users: list[str]) -> None:
         """A session watches these users instead of those before."""
-        self._watching.want(session, users)
+        self._watching.want(session, users, self.board)
 
     def set_privacy(self, user: str, *, presence: bool, last_seen: bool) -> None:
-        """The user has said, here or elsewhere, what others may see."""
-        self._here.set_privacy(user, presence=presence, last_seen=last_seen)
+        """The user has said here what others may see: the nodes where the user is are told."""
+        self._local.set_privacy(user, presence=presence, last_seen=last_seen)
+        self._signal({user_channel(user): [PrivacySignal(user, presence, last_seen)]})
 
-    def membership_moved(self, members: Sequence[Session], user: str) -> None:
-        """``user`` joined or left a conversation in which ``members`` are live."""
-        for session in members:
-            self._watching.ask_again(session, user)
-
-    def conversation_began(self, session: Session) -> None:
-        """A session follows a conversation that it did not."""
+    def conversations_moved(self, session: PresenceSession) -> None:
+        """A session has caught up with a conversation that it did not follow, or was removed from one."""
         self._watching.ask_again(session)
 
-    def told(self, user: str, lease: Lease) -> None:
+    def heard_of(self, user: str, lease: Lease) -> None:
         """The board: another node's word."""
-        self._watching.told(user, lease)
+        self._watching.heard(user, lease)
 
     def board_lost(self) -> None:
         """The board: it is there again, or was emptied."""
         now = trio.current_time()
-        self._here.board_lost(now)
+        self._local.board_lost(now)
         self._watching.board_lost(now)
 
-    def store_seen(self) -> None:
-        """Before the store writer is closed: when everybody was last there."""
-        self._here.store_seen(trio.current_time(), everybody=True)
+    def store_seen(self) -> bool:
+        """Before the store writer is closed: when everybody was last there, one part at each call. Whether there is more."""
+        return self._local.store_seen(trio.current_time(), everybody=True)
 
-    def _own_state(self, user: str, state: State) -> None:
+    # --- what the hub says ----------------------------------------------------------------------
+
+    def spoken(self, event: Event) -> None:
+        """See the port: what is said is nothing to presence."""
+
+    def membership_moved(self, topic: Topic[Subscriber], event: Event) -> None:
+        """See the port. Those who still read the store ask again, too: they find this there, and say nothing of it."""
+        user = member_of(event)
+        for session in topic.subscribers():
+            self._watching.ask_again(session, user)
+
+    def heard(self, channel: bytes, signals: Sequence[Signal]) -> None:
+        """See the port."""
+        for signal in signals:
+            if isinstance(signal, BlockSignal):
+                self._watching.ask_about(signal.user, signal.other)
+                self._watching.ask_about(signal.other, signal.user)
+            elif isinstance(signal, PrivacySignal):
+                self._local.set_privacy(signal.user, presence=signal.presence, last_seen=signal.last_seen)
+
+    def _own_state(self, user: str, state: PresenceState) -> None:
         self._watching.own_state(user, state)
 
     # --- the tasks ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for task in (self._keep, self._admit, self._tell):
+            for task in (self._decide, self._tell, self._admit, self._load):
                 nursery.start_soon(task)
+            for part in (self._local.write, self._read):
+                nursery.start_soon(self._try_again, part)
 
-    async def _keep(self) -> None:
+    async def _decide(self) -> None:
         while True:
             await trio.sleep(TICK_SECONDS)
-            for part in (self._here.turn, self._watching.read):
-                try:
-                    await part(self.board)
-                except BoardDown as fault:
-                    log.debug("presence.board_down", reason=str(fault))
-                    await trio.sleep(AGAIN_SECONDS)
-
-    async def _admit(self) -> None:
-        while True:
-            await self._watching.admit(self.board)
+            await self._local.decide()
 
     async def _tell(self) -> None:
         while True:
             await trio.sleep(TICK_SECONDS)
             self._watching.tell_changes()
+
+    async def _admit(self) -> None:
+        while True:
+            await self._watching.admit(self.board)
+
+    async def _load(self) -> None:
+        while True:
+            await self._watching.load(self.board)
+
+    async def _read(self, board: Board) -> None:
+        await trio.sleep(TICK_SECONDS)
+        await self._watching.read(board)
+
+    async def _try_again(self, part: Callable[[Board], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await part(self.board)
+            except BoardDown as fault:
+                log.debug("presence.board_down", reason=str(fault))
+                await trio.sleep(AGAIN_SECONDS)

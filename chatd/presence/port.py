@@ -26,7 +26,7 @@ class Lease(NamedTuple):
     left: float
 
 
-OnTold = Callable[[str, Lease], None]
+OnHeard = Callable[[str, Lease], None]
 """Called with (user, lease) when another node says something of a user whom this one listens for; may not raise."""
 
 OnLost = Callable[[], None]
@@ -38,19 +38,26 @@ class BoardDown(Exception):
 
 
 class Board(Protocol):
-    """``up``: whether it can be had, and everything that is listened for is confirmed."""
+    """``up``: whether it can be had, and everything that is listened for is confirmed.
+
+    A call is given up, as BoardDown, when an answer has not come in a second: presence waits for some of them.
+    """
 
     @property
     def up(self) -> bool: ...
 
     async def put(self, entries: Sequence[Entry], *, tell: bool) -> None:
-        """Make or renew this node's leases (offline ends one), and with ``tell`` tell who listens. Raises BoardDown."""
+        """Make or renew this node's leases, and with ``tell`` tell who listens. Raises BoardDown.
+
+        One that says offline replaces the one before, and is read as long.
+        """
 
     async def read(self, users: Sequence[str]) -> list[list[Lease]]:
         """The leases of each user, of all other nodes. Raises BoardDown."""
 
     async def listen(self, users: Collection[str]) -> None:
-        """Return when ``OnTold`` will be called for them; at once while the board is away."""
+        """Return when ``OnHeard`` will be called for them, or as soon as an answer has not come in time: what is read after
+        that was listened for. At once while the board is away."""
 
     def unlisten(self, users: Collection[str]) -> None:
         """Never waits."""

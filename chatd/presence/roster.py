@@ -7,7 +7,7 @@ what that is, everything.
 
 from __future__ import annotations
 
-from chatd.presence.status import NOWHERE, Device, State, Status, device_status, merge
+from chatd.presence.status import NOWHERE, Device, PresenceState, Status, device_status, merge
 from chatd.timers import Timers
 
 
@@ -15,7 +15,8 @@ class Person:
     """One user on this node. ``shows``: (presence, last seen), None while that is not known."""
 
     __slots__ = (
-        "devices", "gone_at", "last_active", "renew_at", "seen", "seen_of", "shows", "status", "stored", "told", "told_at",
+        "announced", "announced_at", "devices", "gone_at", "last_active", "renew_at", "seen", "seen_of", "shows", "status",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, now: float) -> None:
@@ -27,8 +28,8 @@ class Person:
         self.gone_at = 0.0
         self.renew_at = now
         self.shows: tuple[bool, bool] | None = None
-        self.told = NOWHERE
-        self.told_at = float("-inf")
+        self.announced = NOWHERE
+        self.announced_at = float("-inf")
 
 
 class Roster:
@@ -37,7 +38,7 @@ class Roster:
     def __init__(self, *, away: float, renew: float, expiry: float) -> None:
         self._away = away
         self._renew = renew
-        self._expiry = expiry
+        self.expiry = expiry
         self._timers: Timers[str] = Timers()
         self.people: dict[str, Person] = {}
 
@@ -61,7 +62,7 @@ class Roster:
         if device_status(device, now, self._away) is Status.ONLINE:
             person.last_active = now  # a reader was there to the end
         if not person.devices:
-            person.gone_at = now + self._expiry
+            person.gone_at = now + self.expiry
         self._timers.set(user, now)
 
     def look(self, user: str, now: float) -> None:
@@ -118,10 +119,10 @@ class Roster:
             self._timers.cancel(user)
 
 
-def shown(person: Person, offset_ms: float) -> State:
+def shown(person: Person, offset_ms: float) -> PresenceState:
     """What others may know. ``offset_ms``: of the wall clock to the monotonic one, in ms."""
     if person.shows is None or not person.shows[0]:
         return NOWHERE
     if person.seen_of != person.last_active:  # once: the two clocks drift, and nothing has happened
         person.seen, person.seen_of = int(person.last_active * 1000 + offset_ms), person.last_active
-    return State(person.status, person.seen if person.shows[1] else 0)
+    return PresenceState(person.status, person.seen if person.shows[1] else 0)

@@ -29,14 +29,14 @@ class Status(IntEnum):
 _WIRE: dict[Status, WireStatus] = {Status.OFFLINE: "offline", Status.AWAY: "away", Status.ONLINE: "online"}
 
 
-class State(NamedTuple):
+class PresenceState(NamedTuple):
     """``seen``: when the user was last active, ms since the Unix epoch; 0 where nobody is to know."""
 
     status: Status
     seen: int
 
 
-NOWHERE = State(Status.OFFLINE, 0)
+NOWHERE = PresenceState(Status.OFFLINE, 0)
 
 
 class Device(Protocol):
@@ -63,15 +63,15 @@ def merge(statuses: Iterable[Status]) -> Status:
     return max(statuses, default=Status.OFFLINE)
 
 
-def merge_states(states: Iterable[State]) -> State:
+def merge_states(states: Iterable[PresenceState]) -> PresenceState:
     """Of what several nodes say. Where one of them keeps ``seen`` back, nobody tells it: it has heard of that last."""
     found = list(states)
     if not found:
         return NOWHERE
     seen = [state.seen for state in found]
-    return State(merge(state.status for state in found), 0 if 0 in seen else max(seen))
+    return PresenceState(merge(state.status for state in found), 0 if 0 in seen else max(seen))
 
 
-def told(state: State) -> State:
+def public_part(state: PresenceState) -> PresenceState:
     """The part that is told: when somebody was last seen does not matter while they are there."""
-    return State(state.status, 0) if state.status is Status.ONLINE else state
+    return PresenceState(state.status, 0) if state.status is Status.ONLINE else state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
-from chatd.presence.status import NOWHERE, State, Status, merge_states, told
+from chatd.presence.status import NOWHERE, PresenceState, Status, merge_states, public_part
 
 W = TypeVar("W")
 
@@ -12,24 +12,28 @@ W = TypeVar("W")
 class Held(NamedTuple):
     """A lease as another node knows it: good until ``until``, in seconds of this node's clock."""
 
-    state: State
+    state: PresenceState
     until: float
 
 
 class Watched(Generic[W]):
-    """``W`` is whatever stands for a session. ``seen``: the last that was heard of, 0 where it is hidden or not known."""
+    """``W`` is whatever stands for a session. ``seen``: the last that was heard of, 0 where it is hidden or not known.
+    ``loaded``: what the other nodes say was read, and is kept up. ``heard``: how often one of them said something.
+    ``announced``: what the watchers were told."""
 
-    __slots__ = ("frames", "leases", "seen", "told", "told_at", "watchers")
+    __slots__ = ("announced", "announced_at", "frames", "heard", "leases", "loaded", "seen", "watchers")
 
     def __init__(self) -> None:
-        self.watchers: list[W] = []
+        self.watchers: dict[W, None] = {}
+        self.loaded = False
+        self.heard = 0
         self.leases: dict[str, Held] = {}
         self.seen = 0
-        self.told: State | None = None
-        self.told_at = float("-inf")
+        self.announced: PresenceState | None = None
+        self.announced_at = float("-inf")
         self.frames: dict[object, bytes] = {}
 
-    def hold(self, node: str, state: State, until: float) -> None:
+    def hold(self, node: str, state: PresenceState, until: float) -> None:
         """What a node says; ``offline`` ends its lease."""
         self.seen = max(self.seen, state.seen) if state.seen else 0
         if state.status is Status.OFFLINE:
@@ -46,12 +50,12 @@ class Watched(Generic[W]):
         """Nobody could renew meanwhile: no lease runs out earlier."""
         self.leases = {name: Held(held.state, max(held.until, until)) for name, held in self.leases.items()}
 
-    def state(self) -> State:
+    def state(self) -> PresenceState:
         """What is to be told, all nodes together."""
         merged = merge_states(held.state for held in self.leases.values())
         if merged is NOWHERE:
-            return State(Status.OFFLINE, self.seen)
-        return told(merged)
+            return PresenceState(Status.OFFLINE, self.seen)
+        return public_part(merged)
 
     def look_at(self, now: float, interval: float) -> float:
         """When to read the leases again: after ``interval`` seconds, or when the first runs out."""

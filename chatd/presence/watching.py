@@ -2,15 +2,19 @@
 
 A part of the actor ``actor.Presence``; nothing else owns its state. A session's request waits at most once; users are watched
 up to a bound of the node's, beyond which nobody more is, and the session is told. Above ``rate`` messages a second changes
-wait, and only what is last is told: updates coarsen. Waits for the store's reads and the board.
+wait, and only what is last is told: updates coarsen. Who may watch (``admit``) waits for the store, what other nodes say
+(``load``, ``read``) for the board; what is told (``tell_changes``) for neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Protocol
 
+import structlog
 import trio
 from chatd_protocol import messages
 from chatd_protocol.codec import Encoding, encode
@@ -21,9 +25,9 @@ from chatd.conversations.operations import Author
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.ops.metrics import Metrics
-from chatd.presence.here import BETWEEN_CHANGES, Here
+from chatd.presence.local_users import BETWEEN_CHANGES, LocalUsers
 from chatd.presence.port import Board, BoardDown, Lease
-from chatd.presence.status import NOWHERE, State, Status
+from chatd.presence.status import NOWHERE, PresenceState, Status
 from chatd.presence.watched import Watched
 from chatd.store.port import Store, Unavailable
 from chatd.timers import Timers
@@ -32,8 +36,13 @@ OWN = ""
 """The name under which this node's own word is held."""
 FOR_GOOD = float("inf")
 BATCH = 500
+ASKED = 50
+"""Users in one question to the store, for one session; then it is the next one's turn. The read is short, whoever asks: the
+few threads that read serve history, too."""
 AGAIN_SECONDS = 0.5
 """After this pause the board or the store is asked again, where it could not answer."""
+
+log = structlog.get_logger()
 
 
 class Watcher(Protocol):
@@ -50,64 +59,107 @@ class Watcher(Protocol):
     def refuse(self, code: str, text: str) -> None: ...
 
 
+class Watch:
+    """What a session watches. ``wanted``: whom it named. ``granted``: of whom it is told. ``to_ask``: about whom the store is
+    to be asked yet; ``afresh``: all of them are to be told, and not only those who are new."""
+
+    __slots__ = ("afresh", "granted", "refused", "session", "to_ask", "wanted")
+
+    def __init__(self, session: Watcher) -> None:
+        self.session = session
+        self.wanted: frozenset[str] = frozenset()
+        self.granted: dict[str, None] = {}
+        self.to_ask: dict[str, None] = {}
+        self.afresh = self.refused = False
+
+
 class Watching:
     """``interval``: seconds between two reads of a watched user's leases. ``bound``: of watched users."""
 
     def __init__(
-        self, here: Here, store: Store, metrics: Metrics, cork: AbstractContextManager[None], *, interval: float,
+        self, local: LocalUsers, store: Store, metrics: Metrics, cork: AbstractContextManager[None], *, interval: float,
         bound: int, rate: float,
     ) -> None:  # fmt: skip
-        self._here = here
+        self._local = local
         self._store = store
         self._metrics = metrics
         self._cork = cork
         self._interval = interval
         self._bound = bound
         self._budget = TokenBucket(rate, rate)
-        self._wanted: dict[Watcher, frozenset[str]] = {}
-        self._asking: dict[Watcher, bool] = {}
+        self._watches: dict[object, Watch] = {}
+        self._of_user: dict[str, dict[Watch, None]] = {}
+        self._asking: OrderedDict[Watch, None] = OrderedDict()
         self._bell = trio.Event()
-        self._granted: dict[Watcher, list[str]] = {}
+        self._to_load: dict[str, None] = {}
+        self._load_bell = trio.Event()
         self.watched: dict[str, Watched[Watcher]] = {}
         self._look: Timers[str] = Timers()
         self._changed: dict[str, None] = {}
 
     # --- what others say, all of it synchronous ---------------------------------------------------
 
-    def want(self, session: Watcher, users: list[str]) -> None:
+    def want(self, session: Watcher, users: list[str], board: Board) -> None:
         """A session watches these users instead of those before."""
-        self._wanted[session] = frozenset(users)
-        self._ask(session, afresh=True)
+        watch = self._watches.get(session)
+        if watch is None:
+            watch = self._watches[session] = Watch(session)
+            self._of_user.setdefault(session.user, {})[watch] = None
+        watch.wanted = frozenset(users)
+        self._release(watch, [user for user in watch.granted if user not in watch.wanted], board)
+        watch.to_ask = {}
+        watch.afresh, watch.refused = True, False
+        self._ask(watch, sorted(watch.wanted))
 
-    def ask_again(self, session: Watcher, about: str | None = None) -> None:
+    def ask_again(self, session: object, about: str | None = None) -> None:
         """Somebody joined or left a conversation of this session's: who may know of whom is asked anew."""
-        wanted = self._wanted.get(session)
-        if wanted and (about is None or about in wanted or about == session.user):
-            self._ask(session, afresh=False)
+        watch = self._watches.get(session)
+        if watch is None:
+            return
+        if about is None or about == watch.session.user:
+            self._ask(watch, sorted(watch.wanted))
+        elif about in watch.wanted:
+            self._ask(watch, [about])
 
-    def _ask(self, session: Watcher, *, afresh: bool) -> None:
-        self._asking[session] = self._asking.pop(session, False) or afresh
+    def ask_about(self, user: str, other: str) -> None:
+        """Whether one user's sessions here may know of another has to be asked anew."""
+        for watch in self._of_user.get(user, ()):
+            if other in watch.wanted:
+                self._ask(watch, [other])
+
+    def _ask(self, watch: Watch, users: Iterable[str]) -> None:
+        watch.to_ask.update(dict.fromkeys(users))
+        self._asking[watch] = None
         self._bell.set()
 
     def forget(self, session: Watcher, board: Board) -> None:
         """A session is over."""
-        self._wanted.pop(session, None)
-        self._asking.pop(session, None)
-        self._release(session, self._granted.pop(session, []), board)
+        watch = self._watches.pop(session, None)
+        if watch is not None:
+            own = self._of_user[session.user]
+            del own[watch]
+            if not own:
+                del self._of_user[session.user]
+            self._asking.pop(watch, None)
+            self._release(watch, list(watch.granted), board)
 
-    def own_state(self, user: str, state: State) -> None:
+    def own_state(self, user: str, state: PresenceState) -> None:
         """This node's own word on a user."""
         watched = self.watched.get(user)
-        if watched is not None:
-            watched.hold(OWN, state, FOR_GOOD)
-            self._changed[user] = None
+        if watched is None:
+            return
+        if _own_is_online(watched) and state.status is not Status.ONLINE:
+            self._load_anew(user, watched)  # meanwhile nobody read what the others say: their leases may long be over
+        watched.hold(OWN, state, FOR_GOOD)
+        self._changed[user] = None
 
-    def told(self, user: str, lease: Lease) -> None:
+    def heard(self, user: str, lease: Lease) -> None:
         """Another node's word, as it says it."""
         watched = self.watched.get(user)
         if watched is not None:
             now = trio.current_time()
-            watched.hold(lease.node, State(Status(lease.status), lease.seen), now + lease.left)
+            watched.heard += 1
+            watched.hold(lease.node, PresenceState(Status(lease.status), lease.seen), now + lease.left)
             self._look.set(user, watched.look_at(now, self._interval))
             self._changed[user] = None
 
@@ -125,8 +177,7 @@ class Watching:
             return
         due = []
         for user in self._look.due(trio.current_time()):
-            own = self.watched[user].leases.get(OWN)
-            if own is not None and own.state.status is Status.ONLINE:
+            if _own_is_online(self.watched[user]):
                 self._look.set(user, trio.current_time() + self._interval)  # the others could not say more
             else:
                 due.append(user)
@@ -135,6 +186,7 @@ class Watching:
     async def _read(self, users: list[str], board: Board) -> None:
         for at in range(0, len(users), BATCH):
             batch = users[at : at + BATCH]
+            heard = [self.watched[user].heard if user in self.watched else 0 for user in batch]
             try:
                 found = await board.read(batch)
             except BoardDown:
@@ -143,15 +195,18 @@ class Watching:
                         self._look.set(user, trio.current_time() + AGAIN_SECONDS)
                 raise
             now = trio.current_time()
-            for user, leases in zip(batch, found, strict=True):
-                self._take(user, leases, now)
+            for user, before, leases in zip(batch, heard, found, strict=True):
+                self._take(user, before, leases, now)
 
-    def _take(self, user: str, leases: list[Lease], now: float) -> None:
+    def _take(self, user: str, heard: int, leases: list[Lease], now: float) -> None:
         watched = self.watched.get(user)
         if watched is None:
             return
+        if watched.heard != heard:
+            self._look.set(user, now)  # what was heard meanwhile may be newer than the answer, or older: read again
+            return
         for lease in leases:
-            watched.hold(lease.node, State(Status(lease.status), lease.seen), now + lease.left)
+            watched.hold(lease.node, PresenceState(Status(lease.status), lease.seen), now + lease.left)
         watched.expire(now, OWN)
         self._look.set(user, watched.look_at(now, self._interval))
         self._changed[user] = None
@@ -159,78 +214,114 @@ class Watching:
     # --- who may watch ------------------------------------------------------------------------------
 
     async def admit(self, board: Board) -> None:
-        """Wait for a request, and answer all that there are, one after another."""
+        """Wait for requests, and answer all that there are: ASKED users of one session, then of the next."""
         await self._bell.wait()
-        while self._asking:
-            session = next(iter(self._asking))
-            await self._admit(session, self._asking.pop(session), board)
         self._bell = trio.Event()
+        while self._asking:
+            watch, _ = self._asking.popitem(last=False)
+            users = list(islice(watch.to_ask, ASKED))
+            for user in users:
+                del watch.to_ask[user]
+            if watch.to_ask:
+                self._asking[watch] = None
+            await self._admit(watch, users, board)
 
-    async def _admit(self, session: Watcher, afresh: bool, board: Board) -> None:
-        wanted, author = self._wanted[session], session.author
+    async def _admit(self, watch: Watch, users: list[str], board: Board) -> None:
+        author = watch.session.author
         assert author is not None, "no watch comes before the hello"
         try:
-            found = {known.user: known.last_seen for known in await self._store.acquainted(author.user_no, sorted(wanted))}
+            known = {known.user: known.last_seen for known in await self._store.acquainted(author.user_no, users)}
+            if any(map(self._local.is_undecided, known)):
+                await self._local.decide()  # they have just come: the first word is not to be that they are away
         except Unavailable:
-            if session in self._wanted:
-                self._asking[session] = self._asking.get(session, False) or afresh
+            if self._watches.get(watch.session) is watch:
+                self._ask(watch, watch.wanted.intersection(users))
             await trio.sleep(AGAIN_SECONDS)
             return
-        if self._wanted.get(session) is not wanted:
-            return  # gone, or it wants others by now
-        before = self._granted.get(session, [])
-        lost = set(before).difference(found)
-        self._release(session, lost, board)  # first, for there may be room for as many as go
-        granted, fresh = self._grant(session, found)
-        await self._load(fresh, board)
-        if self._wanted.get(session) is wanted:
-            self._tell_first(session, granted if afresh else sorted(set(granted).difference(before)))
-            self._tell_gone(session, sorted(lost & wanted))
+        if self._watches.get(watch.session) is not watch:
+            return
+        # Not of those about whom it is to be asked once more: what was read may be out of date.
+        answered = [user for user in users if user in watch.wanted and user not in watch.to_ask]
+        lost = [user for user in answered if user in watch.granted and user not in known]
+        self._release(watch, lost, board)  # first, for there may be room for as many as go
+        told = self._grant(watch, {user: known[user] for user in answered if user in known})
+        self._tell_first(watch.session, told)
+        self._tell_gone(watch.session, lost)
+        watch.afresh = watch.afresh and bool(watch.to_ask)
 
-    def _grant(self, session: Watcher, found: dict[str, int]) -> tuple[list[str], list[str]]:
-        before = set(self._granted.get(session, ()))
-        granted, fresh = [], []
-        for user, last_seen in found.items():
+    def _grant(self, watch: Watch, known: dict[str, int]) -> list[str]:
+        """Who of them is to be told now."""
+        told = []
+        for user, last_seen in known.items():
             watched = self.watched.get(user)
             if watched is None:
                 if len(self.watched) >= self._bound:
+                    self._refuse(watch)
                     continue
-                watched = self.watched[user] = Watched()
-                fresh.append(user)
-            if user not in before:
-                watched.watchers.append(session)
+                watched = self._begin(user)
             watched.seen = max(watched.seen, last_seen)
-            granted.append(user)
-        self._granted[session] = granted
-        if len(granted) < len(found):
-            session.refuse(ErrorCode.OVERLOADED, "watch: the server watches as many users as it may")
-        return granted, fresh
+            if user not in watch.granted:
+                watch.granted[user] = None
+                watched.watchers[watch.session] = None
+                told.append(user)
+            elif watch.afresh:
+                told.append(user)
+        return told
 
-    async def _load(self, fresh: list[str], board: Board) -> None:
-        """Learn of users whom nobody watched before: first listen, then read, so that nothing falls in between."""
-        now = trio.current_time()
-        for user in fresh:
-            said = self._here.said(user)
-            if said is not None and said.status is not Status.OFFLINE:
-                self.watched[user].hold(OWN, said, FOR_GOOD)
-            self._look.set(user, now + self._interval)
-        await board.listen(fresh)
-        try:
-            await self._read(fresh, board)
-        except BoardDown:
-            return  # what this node knows by itself; the rest when the board is back
+    def _refuse(self, watch: Watch) -> None:
+        if not watch.refused:
+            watch.refused = True
+            watch.session.refuse(ErrorCode.OVERLOADED, "watch: the server watches as many users as it may")
 
-    def _release(self, session: Watcher, users: Iterable[str], board: Board) -> None:
+    def _begin(self, user: str) -> Watched[Watcher]:
+        watched = self.watched[user] = Watched()
+        said = self._local.said(user)
+        if said is not None and said.status is not Status.OFFLINE:
+            watched.hold(OWN, said, FOR_GOOD)
+        self._look.set(user, trio.current_time() + self._interval)
+        self._load_anew(user, watched)
+        return watched
+
+    def _release(self, watch: Watch, users: Iterable[str], board: Board) -> None:
         unwatched = []
         for user in users:
+            del watch.granted[user]
             watched = self.watched[user]
-            watched.watchers.remove(session)
+            del watched.watchers[watch.session]
             if not watched.watchers:
                 unwatched.append(user)
                 del self.watched[user]
                 self._look.cancel(user)
                 self._changed.pop(user, None)
+                self._to_load.pop(user, None)
         board.unlisten(unwatched)
+
+    # --- what the other nodes say of somebody new ---------------------------------------------------
+
+    def _load_anew(self, user: str, watched: Watched[Watcher]) -> None:
+        watched.loaded = False
+        self._to_load[user] = None
+        self._load_bell.set()
+
+    async def load(self, board: Board) -> None:
+        """Wait for users of whom it is not known what the other nodes say; then tell of them. First it is listened and then
+        read, so that nothing falls in between; a board that cannot be had leaves what this node knows by itself."""
+        await self._load_bell.wait()
+        self._load_bell = trio.Event()
+        users, self._to_load = list(self._to_load), {}
+        await board.listen([user for user in users if user in self.watched])
+        try:
+            await self._read([user for user in users if user in self.watched], board)
+        except BoardDown as fault:
+            log.debug("presence.board_down", reason=str(fault))
+        for user in users:
+            watched = self.watched.get(user)
+            if watched is not None:
+                watched.loaded = True
+                self._changed[user] = None
+                if watched.announced is None:
+                    watched.announced = watched.state()
+                    self._write(user, watched, watched.watchers)
 
     # --- telling ------------------------------------------------------------------------------------
 
@@ -241,13 +332,13 @@ class Watching:
             for user in list(self._changed):
                 watched = self.watched[user]
                 state = watched.state()
-                if state != watched.told:
-                    if now - watched.told_at < BETWEEN_CHANGES:
+                if state != watched.announced:
+                    if not _is_settled(watched) or now - watched.announced_at < BETWEEN_CHANGES:
                         continue
                     if self._budget.take(now, len(watched.watchers)):
                         self._metrics.presence_coarsened += 1
                         break
-                    watched.told, watched.told_at = state, now
+                    watched.announced, watched.announced_at = state, now
                     watched.frames.clear()
                     self._write(user, watched, watched.watchers)
                 del self._changed[user]
@@ -256,8 +347,10 @@ class Watching:
         frames = []
         for user in users:
             watched = self.watched[user]
-            if watched.told is None:
-                watched.told = watched.state()
+            if watched.announced is None:
+                if not _is_settled(watched):
+                    continue  # ``load`` will tell
+                watched.announced = watched.state()
             frames.append(self._frame(user, watched, session.encoding))
         if frames:
             session.write(b"".join(frames))
@@ -268,7 +361,7 @@ class Watching:
         for user in users:
             session.write(_presence_frame(session.encoding, user, NOWHERE))
 
-    def _write(self, user: str, watched: Watched[Watcher], sessions: Sequence[Watcher]) -> None:
+    def _write(self, user: str, watched: Watched[Watcher], sessions: Collection[Watcher]) -> None:
         for session in sessions:
             session.write(self._frame(user, watched, session.encoding))
         self._metrics.presence_told += len(sessions)
@@ -276,10 +369,20 @@ class Watching:
     def _frame(self, user: str, watched: Watched[Watcher], encoding: Encoding) -> bytes:
         frame = watched.frames.get(encoding)
         if frame is None:
-            frame = watched.frames[encoding] = _presence_frame(encoding, user, watched.told or NOWHERE)
+            frame = watched.frames[encoding] = _presence_frame(encoding, user, watched.announced or NOWHERE)
         return frame
 
 
-def _presence_frame(encoding: Encoding, user: str, state: State) -> bytes:
+def _own_is_online(watched: Watched[Watcher]) -> bool:
+    """Whether no other node could say more."""
+    own = watched.leases.get(OWN)
+    return own is not None and own.state.status is Status.ONLINE
+
+
+def _is_settled(watched: Watched[Watcher]) -> bool:
+    return watched.loaded or _own_is_online(watched)
+
+
+def _presence_frame(encoding: Encoding, user: str, state: PresenceState) -> bytes:
     seen = state.seen or UNSET
     return frame_of(encoding, encode(encoding, messages.Presence(user=user, status=state.status.wire, last_seen=seen)))

@@ -16,10 +16,11 @@ from chatd_protocol import codes, messages
 from chatd_protocol.codes import ErrorCode
 
 from chatd.conversations.operations import DeviceOpened, OpenDevice, Refused
+from chatd.sessions.mailbox import EVERYTHING
 from chatd.sessions.node import Node
 from chatd.sessions.replay import catch_up, join, replay_all, wait_for_peer
 from chatd.sessions.requests import answer
-from chatd.sessions.session import EVERYTHING, Session
+from chatd.sessions.session import Session
 from chatd.store.port import Unavailable
 from chatd.store.writer import Full
 
@@ -68,10 +69,10 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         _refuse_hello(session, opened)
         return False
     assert isinstance(opened, DeviceOpened)
+    session.opened(opened.author, hello.device, opened.cseq)  # also if it is over: the device is online until the roll says so
     if session.ended is not None:
         return False
-    session.expires_at = identity.expires_at_ms
-    session.opened(opened.author, hello.device, opened.cseq)
+    session.expires_at = identity.good_until_ms
     session.admitted(node.limiter.enter(session.user, identity.tier or opened.tier))
     await node.hub.enter(session)
     if session.limits is not None:
@@ -135,13 +136,13 @@ async def _follow_what_began(session: Session, node: Node, conv: str) -> None:
             session.topics.add(standing.conv)
             await node.hub.follow(session, [(standing.conv, standing.kind == "group")])
             await join(session, node, standing.conv, await catch_up(session, node, standing.conv, position))
-            node.presence.conversation_began(session)
+            node.presence.conversations_moved(session)
 
 
 def _forget(session: Session, node: Node) -> None:
     session.flush_marks()
     if session.author is not None:
-        node.roll.left(session.author)
+        node.roll.session_over(session.author)
     node.signals.ended(session)
     node.presence.leave(session)
     for conv in session.topics:

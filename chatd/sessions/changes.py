@@ -1,30 +1,35 @@
-"""Edits, deletes and reactions on their way from the wire to the store. Pure."""
+"""What takes a ``cseq``, on its way from the wire to the store: sends, edits, deletes and reactions. Pure."""
 
 from __future__ import annotations
 
+import msgspec
 from chatd_protocol import messages
-from chatd_protocol.codec import change_digest, change_payload
+from chatd_protocol.codec import change_digest, change_payload, content_digest, message_payload
 
-from chatd.conversations.operations import Author, Delete, Edit, React
+from chatd.conversations.operations import Author, Delete, Edit, React, Send
 
 Change = messages.Edit | messages.Delete | messages.React
-CHANGES: frozenset[type] = frozenset({messages.Edit, messages.Delete, messages.React})
+NUMBERED: frozenset[type] = frozenset({messages.Send, messages.Edit, messages.Delete, messages.React})
+
+
+def send_operation(author: Author, message: messages.Send) -> Send:
+    """What the store is asked for. The digest covers all of the message but its number."""
+    payload = message_payload(message)
+    return Send(
+        author=author, cseq=message.cseq, to=message.to, payload=payload, digest=content_digest(message.to, payload),
+        reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to, mentions=message.mentions or (),
+    )  # fmt: skip
 
 
 def change_operation(author: Author, message: Change) -> Edit | Delete | React:
-    """What the store is asked for. The digest covers all of the message but its number."""
+    """The same for a change of a message that is there."""
     cseq, conv, seq = message.cseq, message.conv, message.seq
     payload = change_payload(message)
-    match message:
-        case messages.Edit():
-            digest = change_digest("edit", conv, payload)
-            return Edit(author=author, cseq=cseq, conv=conv, seq=seq, payload=payload, digest=digest)
-        case messages.Delete():
-            digest = change_digest("delete", conv, payload)
-            return Delete(author=author, cseq=cseq, conv=conv, seq=seq, payload=payload, digest=digest)
-        case messages.React():
-            digest = change_digest("react", conv, payload)
-            return React(
-                author=author, cseq=cseq, conv=conv, seq=seq, emoji=message.emoji, remove=message.remove, payload=payload,
-                digest=digest,
-            )  # fmt: skip
+    digest = change_digest(messages.name_of(message), conv, payload)
+    if isinstance(message, messages.React):
+        return React(
+            author=author, cseq=cseq, conv=conv, seq=seq, emoji=message.emoji, remove=message.remove, payload=payload,
+            digest=digest,
+        )  # fmt: skip
+    operation = Edit if isinstance(message, messages.Edit) else Delete
+    return operation(author=author, cseq=cseq, conv=conv, seq=seq, payload=payload, digest=digest)

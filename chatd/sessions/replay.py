@@ -37,11 +37,7 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
         standings = await node.store.standings(session.author.user_no, session.device_no)
     positions = _positions(standings, hello, heads)
     for standing in standings:
-        topic = node.hub.topics.get(standing.conv)
-        if topic is not None and standing.member:
-            topic.note(standing.last)
-        if positions[standing.conv] < standing.last:
-            positions[standing.conv] = await catch_up(session, node, standing.conv, positions[standing.conv])
+        await _replay(session, node, standing, positions)
     for _ in range(ROUNDS_BEFORE_LIVE):
         behind = [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
         for conv in behind:
@@ -54,6 +50,19 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
     session.tell(messages.Live())
     for conv in list(session.topics):
         await join(session, node, conv, positions.get(conv, 0))
+    node.presence.conversations_moved(session)  # who came and went meanwhile was read here, and told to nobody
+
+
+async def _replay(session: Session, node: Node, standing: Standing, positions: dict[str, int]) -> None:
+    """One conversation, and move its entry of ``positions``. Raises Unavailable."""
+    conv, position = standing.conv, positions[standing.conv]
+    topic = node.hub.topics.get(conv)
+    if topic is not None and standing.member:
+        topic.note(standing.last)
+    if position < standing.last:
+        positions[conv] = await catch_up(session, node, conv, position)
+    elif not standing.member:
+        session.detached(conv, position)  # from there it goes on when they are added again
 
 
 def _positions(standings: list[Standing], hello: messages.Hello, heads: dict[str, int]) -> dict[str, int]:

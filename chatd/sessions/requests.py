@@ -11,18 +11,18 @@ from time import time_ns
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 from chatd_protocol import messages
 from chatd_protocol.codec import event_map
 from chatd_protocol.codes import ErrorCode
 
 from chatd.conversations import operations
-from chatd.conversations.operations import Event, Operation, Refused
+from chatd.conversations.operations import Event, Operation, Outcome, Refused
 from chatd.delivery.receipts import COUNTED_ABOVE
 from chatd.limits.rules import Operation as Limited
 from chatd.sessions.node import Node
 from chatd.sessions.session import Session
-from chatd.store.port import Item, Member, Place, Unavailable
-from chatd.store.port import Search as Wanted
+from chatd.store.port import Item, Member, Place, SearchTerms, Unavailable
 from chatd.store.query import BadQuery, parse
 from chatd.store.writer import Full
 
@@ -43,6 +43,14 @@ class _RequestRefused(Exception):
         self.retry_ms = retry_ms
 
 
+class _OperationRefused(_RequestRefused):
+    """By the store: ``outcome``."""
+
+    def __init__(self, outcome: Refused) -> None:
+        super().__init__(outcome.code, outcome.message)
+        self.outcome = outcome
+
+
 async def answer(session: Session, node: Node, message: Any) -> None:
     """Answer one request, with ``ok`` or ``error``. Raises nothing but cancellation and bugs."""
     respond = ANSWERS.get(type(message))
@@ -58,6 +66,8 @@ async def answer(session: Session, node: Node, message: Any) -> None:
             session.tell(ok)
     except _RequestRefused as refusal:
         session.refuse(refusal.code, str(refusal), id=request_id, retry_ms=refusal.retry_ms)
+        if isinstance(refusal, _OperationRefused):
+            session.end_if_fenced(refusal.outcome)
     except Full:
         session.refuse(ErrorCode.OVERLOADED, "the server is busy", id=request_id, retry_ms=500)
     except Unavailable:
@@ -162,7 +172,7 @@ async def _members(session: Session, node: Node, message: messages.Members) -> m
 
 def _member_map(member: Member, marks: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"user": member.user, "role": member.role, "joined": member.joined}
-    return fields | {"delivered": member.delivered, "read": member.read} if marks else fields
+    return fields | {"delivered": member.delivered, "read": member.read} if marks and member.read is not None else fields
 
 
 async def _settle_marks(session: Session, node: Node) -> None:
@@ -181,18 +191,17 @@ async def _privacy(session: Session, node: Node, message: messages.Privacy) -> m
             last_seen=None if message.last_seen is msgspec.UNSET else message.last_seen,
         )
     )  # fmt: skip
-    if not isinstance(outcome, operations.PrivacySet):
-        assert isinstance(outcome, Refused)
-        raise _RequestRefused(outcome.code, outcome.message)
+    if isinstance(outcome, Refused):
+        raise _OperationRefused(outcome)
+    assert isinstance(outcome, operations.PrivacySet)
     node.presence.set_privacy(author.user, presence=outcome.presence, last_seen=outcome.last_seen)
-    node.signals.tell_privacy(author.user, presence=outcome.presence, last_seen=outcome.last_seen)
     return messages.Ok(id=message.id, privacy={"presence": outcome.presence, "last_seen": outcome.last_seen})
 
 
 async def _search(session: Session, node: Node, message: messages.Search) -> messages.Ok:
     assert session.author is not None
     try:
-        wanted = Wanted(
+        wanted = SearchTerms(
             terms=parse(message.query), conv=_given(message.conv), sender=_given(message.sender),
             before=_given(message.before), after=_given(message.after), ranked=message.order == "ranked",
         )  # fmt: skip
@@ -244,14 +253,25 @@ async def _devices(session: Session, node: Node, message: messages.Devices) -> m
 
 
 async def _sign_out(session: Session, node: Node, message: messages.SignOut) -> None:
-    """Told here: who signs the own device out gets the answer before the goodbye."""
+    """Answered, and then told, as the outcome comes, and not by this task, which would wake after what the session sent behind
+    it was refused: that ends a session that was signed out, and nothing more would be said."""
     assert session.author is not None
-    outcome = await node.writer.call(operations.SignOut(author=session.author, device=message.device))
-    if isinstance(outcome, Refused):
-        raise _RequestRefused(outcome.code, outcome.message)
-    assert isinstance(outcome, operations.SessionsEnded)
-    session.tell(messages.Ok(id=message.id))
-    node.hub.sign_out(outcome)
+    settled = trio.Event()
+    refused: list[Refused] = []
+
+    def settle(_: Operation, outcome: Outcome) -> None:
+        if isinstance(outcome, Refused):
+            refused.append(outcome)
+        elif isinstance(outcome, operations.SessionsEnded):
+            session.tell(messages.Ok(id=message.id))
+            node.hub.sign_out(outcome)
+        settled.set()
+
+    if not node.writer.submit(operations.SignOut(author=session.author, device=message.device), settle):
+        raise Full
+    await settled.wait()
+    if refused:
+        raise _OperationRefused(refused[0])
 
 
 def _operation(session: Session, message: Any) -> Operation:
@@ -284,9 +304,18 @@ def _operation(session: Session, message: Any) -> Operation:
 async def _change(session: Session, node: Node, message: Any) -> messages.Ok:
     outcome = await node.writer.call(_operation(session, message))
     if isinstance(outcome, Refused):
-        raise _RequestRefused(outcome.code, outcome.message)
+        raise _OperationRefused(outcome)
     conv = getattr(outcome, "conv", "") if isinstance(message, messages.Create) else ""
     return messages.Ok(id=message.id, conv=conv or msgspec.UNSET)
+
+
+async def _block(session: Session, node: Node, message: messages.Block) -> messages.Ok:
+    outcome = await node.writer.call(_operation(session, message))
+    if isinstance(outcome, Refused):
+        raise _RequestRefused(outcome.code, outcome.message)
+    assert isinstance(outcome, operations.Done)
+    node.signals.tell_block(session.user, message.user, outcome.conv)
+    return messages.Ok(id=message.id)
 
 
 ANSWERS: dict[type, Callable[[Session, Node, Any], Awaitable[messages.Ok | None]]] = {
@@ -308,6 +337,6 @@ ANSWERS: dict[type, Callable[[Session, Node, Any], Awaitable[messages.Ok | None]
     messages.Rename: _change,
     messages.Pin: _change,
     messages.Mute: _change,
-    messages.Block: _change,
+    messages.Block: _block,
     messages.RateLimit: _rate_limit,
 }

@@ -34,12 +34,13 @@ class Roll:
         self._left: dict[int, int] = {}
         self._renewed = 0.0
 
-    def left(self, author: Author) -> None:
-        """A session is over. Never waits."""
+    def session_over(self, author: Author) -> None:
+        """A session of this node is over. Never waits."""
         self._left[author.device_no] = max(author.epoch, self._left.get(author.device_no, 0))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Started when the store knows the node: nobody is online on one that it does not know."""
+        """Started when the store was asked to note the node. Where it could not, nobody here is shown as online until it can,
+        at a later turn: the server starts all the same, and its readiness tells of the store."""
         await self._call(LEASE_MS)
         task_status.started()
         while True:
@@ -48,7 +49,7 @@ class Roll:
                 while await self._call(LEASE_MS) and self._left:
                     pass
 
-    async def leave(self) -> None:
+    async def sign_off(self) -> None:
         """The node ends in order: nobody is online here any more. Cancelling leaves it to the lease."""
         await self._call(0)
 

@@ -8,32 +8,24 @@ beyond them the socket is not read (I9): TCP then slows the client down, and nob
 
 from __future__ import annotations
 
-from collections import deque
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 from chatd_protocol import codes, messages
-from chatd_protocol.codec import (
-    MAX_CLIENT_BYTES,
-    Encoding,
-    Malformed,
-    content_digest,
-    decode_client,
-    encode,
-    message_payload,
-)
+from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
 
-from chatd.conversations.operations import Author, Mark, Marked, Operation, Outcome, Refused, Repeated, Send, Sequenced
+from chatd.conversations.operations import Author, Mark, Marked, Operation, Outcome, Refused, Repeated, Sequenced
 from chatd.conversations.rules import REPLACED, SIGNED_OUT
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.limits.rules import Operation as Limited
-from chatd.sessions.changes import CHANGES, Change, change_operation
+from chatd.sessions.changes import NUMBERED, Change, change_operation, send_operation
+from chatd.sessions.mailbox import Mailbox
 from chatd.sessions.marks import Marks
 from chatd.wire import frames
 from chatd.wire.frames import FrameError, FrameParser
@@ -46,16 +38,11 @@ if TYPE_CHECKING:
 FRAGMENT_SECONDS: Final = 10.0
 """How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
 
-REQUESTS_BYTES: Final = 256 * 1024
-"""Requests that wait, in bytes; beyond it, as beyond their number, the socket is not read."""
-
-MAX_BEGAN: Final = 1000
-EVERYTHING: Final = ""
-"""Stands for a conversation that began when so many have that they are not listed: all are looked up then."""
-
-PASSING_PER_SECOND: Final = 2.0
-PASSING_BURST: Final = 20
+SIGNALS_PER_SECOND: Final = 2.0
+SIGNALS_BURST: Final = 20
 """Of typing and watch together: a client renews what it types every few seconds, and watches anew when somebody scrolls."""
+WATCHED_PER_TOKEN: Final = 50
+"""The store is asked about each user whom a ``watch`` names."""
 
 _FLOOD_FACTOR = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
@@ -65,10 +52,9 @@ class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
-        "_began", "_ended", "_ephemeral", "_flood", "_in_flight", "_machine", "_node", "_opcode", "_parser", "_partial_since",
-        "_paused", "_requests", "_requests_bytes", "_wake", "address", "author", "device", "device_no", "encoding", "epoch",
-        "expires_at", "first_cseq", "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks",
-        "session_id", "topics", "user",
+        "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
+        "_signals", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq", "former",
+        "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "topics", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -84,16 +70,13 @@ class Session:
         self._machine = Machine()
         self._flood = TokenBucket(limits.messages_per_second * _FLOOD_FACTOR, limits.messages_burst * _FLOOD_FACTOR)
         self._in_flight = 0
-        self._wake: trio.Event | None = None
+        self._mailbox = Mailbox(limits.requests_waiting)
         self._ended: Close | None = None
         self._partial_since = 0.0
         self._paused = False
-        self._requests: deque[tuple[messages.ClientMessage, int]] = deque()
-        self._requests_bytes = 0
-        self._began: dict[str, None] = {}
         self.last_heard = self.last_active = now
         self.idle = self.inactive = False
-        self._ephemeral: TokenBucket | None = None
+        self._signals: TokenBucket | None = None
         self.expires_at = 0
         self.user = self.device = ""
         self.author: Author | None = None
@@ -132,7 +115,7 @@ class Session:
     def link_closed(self) -> None:
         if self._ended is None:
             self._ended = Close(1006, "connection_lost")
-        self.wake()
+        self._mailbox.wake()
 
     # --- frames and messages --------------------------------------------------------------------
 
@@ -150,7 +133,7 @@ class Session:
     def _message_received(self, payload: bytes) -> None:
         try:
             message = decode_client(self.encoding, payload)
-            self._machine.advance("client", _wire_name(message))
+            self._machine.advance("client", messages.name_of(message))
         except Malformed as fault:
             self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
             if self._machine.state is State.CONNECTED:
@@ -171,14 +154,14 @@ class Session:
             if self.idle:
                 self.idle = False
                 self._node.presence.stir(self.user)
-        if kind is messages.Send or kind in CHANGES:
+        if kind in NUMBERED:
             self._send(message)  # type: ignore[arg-type]
         elif kind is messages.Delivered or kind is messages.Read:
             self._mark(message)  # type: ignore[arg-type]
         elif kind is messages.Heartbeat:
             self._heartbeat(message)  # type: ignore[arg-type]
         elif kind is messages.Typing or kind is messages.Watch:
-            self._say_passing(message)  # type: ignore[arg-type]
+            self._signal(message)  # type: ignore[arg-type]
         else:
             self._queue(message, size)
 
@@ -192,12 +175,7 @@ class Session:
             return
         operation: Sequenced
         if type(message) is messages.Send:
-            payload = message_payload(message)
-            digest = content_digest(message.to, payload)
-            operation = Send(
-                author=self.author, cseq=message.cseq, to=message.to, payload=payload, digest=digest,
-                reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to, mentions=message.mentions or (),
-            )  # fmt: skip
+            operation = send_operation(self.author, message)
         else:
             operation = change_operation(self.author, message)  # type: ignore[arg-type]
         if not self._node.writer.submit(operation, self._send_settled):
@@ -208,12 +186,7 @@ class Session:
 
     def _pace(self) -> None:
         """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
-        limits = self._node.limits
-        full = (
-            self._in_flight >= limits.inflight_sends
-            or len(self._requests) >= limits.requests_waiting
-            or self._requests_bytes >= REQUESTS_BYTES
-        )
+        full = self._in_flight >= self._node.limits.inflight_sends or self._mailbox.full
         if full == self._paused:
             return
         self._paused = full
@@ -237,22 +210,24 @@ class Session:
             self.refuse(
                 outcome.code, outcome.message, cseq=operation.cseq, expected=outcome.expected or None, retry_ms=retry_ms
             )
-            if outcome is REPLACED:  # a takeover on another node that the bus did not tell of
-                self.end(codes.REPLACED)
-            elif outcome is SIGNED_OUT:
-                self.sign_out()
+            self.end_if_fenced(outcome)
 
     def _heartbeat(self, message: messages.Heartbeat) -> None:
         self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
         if message.active is not msgspec.UNSET and message.active is self.inactive:
             self.inactive = not message.active
+            if message.active:
+                # Somebody is at the screen again. One that says so all the time says nothing of anybody.
+                self.last_active = self.last_heard
+                self.idle = False
             self._node.presence.stir(self.user)
 
-    def _say_passing(self, message: messages.Typing | messages.Watch) -> None:
+    def _signal(self, message: messages.Typing | messages.Watch) -> None:
         """What is stored nowhere and has no answer."""
-        if self._ephemeral is None:
-            self._ephemeral = TokenBucket(PASSING_PER_SECOND, PASSING_BURST)
-        if wait := self._ephemeral.take(self.last_heard):
+        if self._signals is None:
+            self._signals = TokenBucket(SIGNALS_PER_SECOND, SIGNALS_BURST)
+        cost = len(message.users) / WATCHED_PER_TOKEN if isinstance(message, messages.Watch) else 1
+        if wait := self._signals.take(self.last_heard, max(1, cost)):
             self._refuse_message(message, ErrorCode.RATE_LIMITED, "typing, watch: too often", retry_after=wait)
         elif isinstance(message, messages.Typing):
             self._node.signals.ask_typing(self, message.conv, message.on)
@@ -276,10 +251,8 @@ class Session:
             self._node.limiter.refused(Limited.REQUESTS)
             self._refuse_message(request, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
             return
-        self._requests.append((request, size))
-        self._requests_bytes += size
+        self._mailbox.put(request, size)
         self._pace()
-        self.wake()
 
     # --- what the hub calls ---------------------------------------------------------------------
 
@@ -288,17 +261,14 @@ class Session:
 
     def conversation_began(self, conv: str) -> None:
         if self._ended is None:
-            if len(self._began) < MAX_BEGAN:
-                self._began[conv] = None
-            else:
-                self._began = {EVERYTHING: None}
-            self.wake()
+            self._mailbox.conversation_began(conv)
 
     def detached(self, conv: str, position: int) -> None:
         self.topics.discard(conv)
         if self.former is None:
             self.former = {}
         self.former[conv] = position
+        self._node.presence.conversations_moved(self)
 
     def replace(self) -> None:
         self.end(codes.REPLACED)
@@ -307,6 +277,13 @@ class Session:
         if self._ended is None:
             self._node.metrics.signed_out += 1
         self.end(codes.SIGNED_OUT)
+
+    def end_if_fenced(self, refused: Refused) -> None:
+        """End where the store refuses because the session is over: another node's doing, of which the bus did not tell."""
+        if refused is REPLACED:
+            self.end(codes.REPLACED)
+        elif refused is SIGNED_OUT:
+            self.sign_out()
 
     # --- answers --------------------------------------------------------------------------------
 
@@ -364,7 +341,7 @@ class Session:
             self.link.cut(farewell)
         else:
             self.link.finish(farewell)
-        self.wake()
+        self._mailbox.wake()
 
     def flush_marks(self) -> None:
         """Hand the merged marks to the store writer. What it does not take, or the store refuses, is tried again by the next
@@ -391,7 +368,7 @@ class Session:
         elif self.expires_at and now_ms >= self.expires_at:
             self.end(codes.TOKEN_EXPIRED)
 
-    # --- the actor's mailbox --------------------------------------------------------------------
+    # --- what the actor calls -------------------------------------------------------------------
 
     def opened(self, author: Author, device: str, cseq: int) -> None:
         """The hello was good: from here on the session speaks for a device."""
@@ -409,33 +386,15 @@ class Session:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""
         self._machine.advance("server", name)
 
-    def wake(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
-
     async def next_job(self) -> messages.ClientMessage | str | None:
         """The next thing for the actor: the id of a conversation that began (EVERYTHING: look which did), or a request;
         None when the session has ended."""
-        while not self._requests and not self._began and self._ended is None:
-            self._wake = trio.Event()
-            await self._wake.wait()
-        if self._ended is not None:
-            return None
-        if self._began:
-            conv = next(iter(self._began))
-            del self._began[conv]
-            return conv
-        request, size = self._requests.popleft()
-        self._requests_bytes -= size
-        self._pace()
-        return request
-
-
-def _wire_name(message: messages.ClientMessage) -> str:
-    name = message.__struct_config__.tag
-    assert isinstance(name, str)
-    return name
+        while self._ended is None:
+            if (job := self._mailbox.take()) is not None:
+                self._pace()
+                return job
+            await self._mailbox.changed()
+        return None
 
 
 _NOT_TAKEN = Refused(ErrorCode.OVERLOADED, "")

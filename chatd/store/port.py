@@ -8,8 +8,10 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 * **Contiguous.** The events of one conversation carry 1, 2, 3, ... without holes, in commit order (I4).
 * **Idempotent.** ``(user, device, cseq)`` is checked inside the transaction (I3), however late the repeat comes.
 * **Authorised.** Membership, roles, authorship and time are judged by ``conversations.rules`` inside the transaction (I8).
-* **Gone.** A committed ``Delete`` leaves of the message, and of its edits, nothing that they said: not in what is read, and
-  not for good in what the store keeps on the disk.
+* **Seen.** A user may read the events of all their memberships in a conversation, each from its ``joined`` to its ``left``; a
+  member of one with ``history: all`` may read everything. Whatever reads, and whatever refers to an event, goes by that.
+* **Gone.** A committed ``Delete`` leaves of the message, and of its edits, nothing that they said: not in what is read, and,
+  once ``scrub`` was called and nothing was in its way, not in what the store keeps on the disk.
 * **Fenced.** From the commit of a SignOut or SetPassword on, nothing by a session that it ended is stored, and nothing is opened
   with a token that it took back (``tests/store/conformance_devices.py``).
 * **Shared.** Several processes may commit to one store at once; all of the above holds across them. A read that starts
@@ -59,7 +61,7 @@ class NewerSchema(StoreError):
 class Standing(Struct, frozen=True):
     """Where one device stands in one of its user's conversations.
 
-    It may read the events with ``first <= seq <= last``; ``cursor`` is the last it has confirmed. ``member`` is false
+    ``first`` and ``last`` are the ends of what it may read; ``cursor`` is the last it has confirmed. ``member`` is false
     for a former member, whose ``last`` is the ``left`` event. ``kind`` is ``dm`` or ``group``.
     """
 
@@ -105,20 +107,23 @@ class Item(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """``delivered`` and ``read``: the member's marks, merged over their devices."""
+    """``delivered`` and ``read``: the member's marks, merged over their devices; None where they are not the reader's to know:
+    of a dm, when one of the two blocks the other."""
 
     user: str
     role: str
     joined: int
-    delivered: int = 0
-    read: int = 0
+    delivered: int | None = 0
+    read: int | None = 0
 
 
 class Audience(Struct, frozen=True):
-    """Who hears what is said in a conversation: ``dm`` as in Appended, and how many they are."""
+    """Who hears what is said in a conversation: ``dm`` as in Appended, and how many they are. ``silent``: of a dm, whether one
+    of the two blocks the other, so that neither is told what the other types."""
 
     dm: tuple[str, ...]
     members: int
+    silent: bool = False
 
 
 class Tally(Struct, frozen=True):
@@ -153,6 +158,8 @@ class Account(Struct, frozen=True):
     """Counts the changes of the password; a token of chatd's own says with which one it was given."""
 
     tier: str = ""
+    tokens_after: int = 0
+    """An outside issuer's token that was issued before this time, in ms, is none any more."""
 
 
 class DeviceEntry(Struct, frozen=True):
@@ -173,7 +180,7 @@ class Endings(Struct, frozen=True):
     more: bool
 
 
-class Search(Struct, frozen=True, kw_only=True):
+class SearchTerms(Struct, frozen=True, kw_only=True):
     """Which messages: with all of ``terms``, as the engine finds words, without regard to case and accents.
 
     ``sender``: a user's name. ``before`` and ``after``: ms since the Unix epoch, of the message and not of its edits; both
@@ -204,7 +211,7 @@ class Matches(Struct, frozen=True):
     items: list[Place]
 
 
-class Changes(Struct, frozen=True):
+class Committed(Struct, frozen=True):
     """What was committed between two tokens: the new heads, and the memberships that began, as (user, conv)."""
 
     heads: dict[str, int]
@@ -236,8 +243,8 @@ class Store(Protocol):
         """What this user may read: ascending after ``after``, or the newest ones before ``before`` (default: the end).
 
         None when there is no such conversation or the user is no member: the two look the same. ``former``: a former
-        member reads too, up to the ``left`` event (catch-up). Ends early rather than exceed ``max_bytes`` of payload,
-        but always holds at least one event if there is one. Raises Unavailable.
+        member reads too, up to the ``left`` event (catch-up). Ends early rather than exceed ``max_bytes`` of payload, and
+        where a membership ended, but always holds at least one event if there is one. Raises Unavailable.
         """
 
     async def log(self, conv: str, after: int, limit: int, *, max_bytes: int = LOG_BYTES) -> list[Event]:
@@ -247,7 +254,14 @@ class Store(Protocol):
         an empty answer is the end of the log. Raises Unavailable.
         """
 
-    async def changes(self, token: int | None) -> Changes:
+    async def logs(self, wanted: Sequence[tuple[str, int]], limit: int, *, max_bytes: int = LOG_BYTES) -> list[list[Event]]:
+        """``log`` of several conversations, (conv, after) each, in one read: one turn of a thread, where each costs more
+        than what it reads.
+
+        The bound is for all of them: the answer ends early, but always has the first. Raises Unavailable.
+        """
+
+    async def committed(self, token: int | None) -> Committed:
         """Everything committed since the call that returned ``token``; it may repeat, it never omits.
 
         None: nothing but the token to begin with. Raises Unavailable.
@@ -305,15 +319,17 @@ class Store(Protocol):
         """
 
     async def search(
-        self, user_no: int, wanted: Search, *, cursor: str | None, limit: int, max_bytes: int
+        self, user_no: int, wanted: SearchTerms, *, cursor: str | None, limit: int, max_bytes: int
     ) -> tuple[list[Event], str | None] | None:
         """A page of the messages that match, as they are now (see ``Page``), and the cursor of the next page.
 
         Of the type ``text`` and with a text as body, in conversations where the user is a member now, from the first event
         that they may see. Complete but for what was committed since ``index`` last returned 0. **Never** one that is deleted,
         nor by words that an edit has taken away, however far ``index`` is. None where ``wanted.conv`` is none of the user's.
-        Ends early rather than exceed ``max_bytes`` of payload, but holds at least one if there is one. No terms, whatever
-        their text, are a fault. Raises Unavailable, and ValueError for a cursor that this store did not give out.
+        Ends early rather than exceed ``max_bytes`` of payload, but holds at least one if there is one. Ends early as well, empty
+        perhaps, but with a cursor, when the engine has looked as far back as one search may cost. No terms, whatever their text,
+        are a fault. Raises Unavailable, also for what takes too long at once, and ValueError for a cursor that this store did
+        not give out.
         """
 
     async def index(self) -> int:
@@ -322,6 +338,10 @@ class Store(Protocol):
         An engine that does so as it commits returns 0. So does one that finds another process at it. When nothing is left,
         what deletes and edits took out of messages is out of the index, too. One call at a time. Raises Unavailable.
         """
+
+    async def scrub(self) -> None:
+        """Take out of the files what deletes have left in them. What is in the way of that now is left to a later call; so this
+        is called every second or so. A commit waits for it. Raises Unavailable."""
 
     async def find(self, user_no: int, text: str, *, conv: str | None, limit: int) -> Matches | None:
         """Completion: users whose name begins with ``text``, ascending; and the user's own conversations, latest first, with
@@ -334,3 +354,6 @@ class Store(Protocol):
 
     async def account(self, name: str) -> Account | None:
         """Raises Unavailable."""
+
+    async def revoked(self, token: bytes) -> bool:
+        """Whether a sign-out took back the token that is known by these bytes. Raises Unavailable."""

@@ -1,7 +1,7 @@
 """What people type to find something, as data. Pure.
 
-``parse`` makes of a search's text the terms that a message must hold; ``fold`` and ``begins_a_word`` are completion's idea
-of a match. No engine's query syntax goes in or out: an engine writes its own from the terms.
+``parse`` makes of a search's text the terms that a message must hold; ``fold`` and ``by_words`` are completion's idea of a
+match. No engine's query syntax goes in or out: an engine writes its own from the terms.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ MAX_PREFIXES = 3
 MIN_PREFIX = 2
 """What one search may cost: an engine reads the list of each term, and for a prefix the lists of all that begin so."""
 
+_WORD_MARK = "\n"
 _TERM = re.compile(r'"(?P<phrase>[^"]*)"?(?P<star>\**)|(?P<word>[^\s"]+)')
 
 
@@ -61,13 +62,15 @@ def fold(text: str) -> str:
     return "".join(character for character in apart if not unicodedata.combining(character))
 
 
-def begins_a_word(folded: str, title: str) -> bool:
-    """Whether a word of ``title`` begins with ``folded``, which ``fold`` made and which may hold several words."""
-    whole = fold(title)
-    at = whole.find(folded) if folded else -1
-    while at > 0 and _counts(whole[at - 1]) and _counts(folded[0]):
-        at = whole.find(folded, at + 1)
-    return at >= 0
+def by_words(text: str) -> str:
+    """Folded, with a mark before each word: what this makes of a text stands in what it makes of a title exactly where a word
+    of the title begins so. So a store keeps it of each title, and an engine need not know what a word is."""
+    marked, within = [], False
+    for character in fold(text).strip():
+        counts = _counts(character)
+        marked.append(_WORD_MARK + character if counts and not within else character)
+        within = counts
+    return "".join(marked)
 
 
 def _without_controls(text: str) -> str:

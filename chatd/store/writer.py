@@ -25,6 +25,7 @@ from chatd.conversations.operations import (
     Appended,
     CreateGroup,
     Edit,
+    NoteSeen,
     Operation,
     Outcome,
     Refused,
@@ -55,6 +56,8 @@ def _size_of(operation: Operation) -> int:
         return OPERATION_BYTES + NAME_BYTES * len(operation.users)
     if isinstance(operation, RollCall):
         return OPERATION_BYTES + NAME_BYTES * len(operation.left)
+    if isinstance(operation, NoteSeen):
+        return OPERATION_BYTES + NAME_BYTES * len(operation.seen)
     return OPERATION_BYTES
 
 

@@ -121,6 +121,12 @@ class Client(Questions):
         """The server's welcome of this session, None while there is none."""
         return self._session.welcome
 
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds nothing has come from the server while it owed an answer; 0 while it owes none."""
+        since = self._session.owed_since
+        return 0.0 if since is None else trio.current_time() - since
+
     def pending(self) -> list[Queued]:
         """Messages not known to be stored, oldest first."""
         return self._file.outbox.items()

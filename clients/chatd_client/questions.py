@@ -146,23 +146,29 @@ class Questions:
         limit: int = 50,
     ) -> Hits:
         """A page of the messages that have all words of ``query`` (``"a phrase"``, ``pre*``). ``before`` and ``after``
-        in milliseconds since the Unix epoch; ``cursor`` from the page before.
+        in milliseconds since the Unix epoch; ``cursor`` from the page before. Empty only where nothing more is to be found:
+        pages that the server ends early, after what it looks through at once, are followed up to the next hit.
         """
-        answer = await self._ask(
-            lambda number: Search(
-                id=number,
-                query=query,
-                conv=_given(conv),
-                sender=_given(sender),
-                before=_given(before),
-                after=_given(after),
-                order=order,
-                cursor=_given(cursor),
-                limit=limit,
-            ),
-            repeatable=True,
-        )
-        return Hits.of(answer)
+        following: str | UnsetType = _given(cursor)
+        while True:
+            answer = await self._ask(
+                lambda number, following=following: Search(  # type: ignore[misc]
+                    id=number,
+                    query=query,
+                    conv=_given(conv),
+                    sender=_given(sender),
+                    before=_given(before),
+                    after=_given(after),
+                    order=order,
+                    cursor=following,
+                    limit=limit,
+                ),
+                repeatable=True,
+            )
+            hits = Hits.of(answer)
+            if hits.messages or hits.cursor is None:
+                return hits
+            following = hits.cursor
 
     async def find(self, text: str, *, conv: str | None = None, limit: int = 20) -> Found:
         """Users whose name begins with ``text``, and conversations where a word of the title does; with ``conv`` only

@@ -25,6 +25,8 @@ from chatd_protocol.messages import (
     Ok,
     Read,
     ServerMessage,
+    Typing,
+    Watch,
     Welcome,
 )
 from msgspec.structs import replace
@@ -53,6 +55,7 @@ attempt.
 """
 RETRY_MS = 1000
 SAVE_EVERY_S = 2.0
+Unanswered = Delivered | Read | Typing | Watch
 CATCHING_UP = Ending("catching up", codes.DRAINING.code)
 
 TokenSource = Callable[[], Awaitable[str]]
@@ -97,6 +100,7 @@ class Session:
         self._link: Link | None = None
         self._welcomed_at = self._hold_until = 0.0
         self._hurry = trio.Event()
+        self.owed_since: float | None = None
 
     # --- asked for by the program -----------------------------------------------------------------
 
@@ -174,8 +178,10 @@ class Session:
             self._disconnected()
             if self._stopping or not self._may_return(ending):
                 break
-            # Not a failed attempt, but this side's own wish: a slow reader of a long log wishes it again and again.
-            delay = 0.0 if ending is CATCHING_UP else self._backoff.next_delay(ending.retry_after_ms)
+            # No failed attempts: a slow reader of a long log wishes this again and again; a token that is not taken any
+            # more is replaced, once.
+            at_once = ending is CATCHING_UP or not codes.may_reconnect(ending.code)
+            delay = 0.0 if at_once else self._backoff.next_delay(ending.retry_after_ms)
             self._hurry = trio.Event()
             self._set_state("offline", trio.current_time() + delay, ending.reason)
             with trio.move_on_after(delay):
@@ -211,7 +217,7 @@ class Session:
     def _disconnected(self) -> None:
         if self.welcome is not None and trio.current_time() - self._welcomed_at >= STEADY_S:
             self._backoff.reset()
-        self.welcome = self._link = None
+        self.welcome = self._link = self.owed_since = None
         self._lagging = False
         self.passing.disconnected()
         self._outbox.disconnected()
@@ -249,12 +255,14 @@ class Session:
         passing, again = self.passing.take(now)
         messages = [*passing, *self.requests.take_unsent()]
         again = now + 3600 if again is None else again
-        if now < self._hold_until:
-            return messages, min(again, self._hold_until)
-        batch, records = self._outbox.next_batch(WINDOW)
-        self._file.keep(records)
-        messages += [wire.numbered(item.fields, item.cseq) for item in batch]
-        return messages, again
+        held = now < self._hold_until
+        if not held:
+            batch, records = self._outbox.next_batch(WINDOW)
+            self._file.keep(records)
+            messages += [wire.numbered(item.fields, item.cseq) for item in batch]
+        if self.owed_since is None and any(not isinstance(message, Unanswered) for message in messages):
+            self.owed_since = now
+        return messages, min(again, self._hold_until) if held else again
 
     async def flush(self) -> None:
         """A number is on the disk before it is on the wire, or a power cut could give it to another message."""
@@ -278,6 +286,7 @@ class Session:
 
     def received(self, message: ServerMessage, size: int) -> None:
         """One message of the server."""
+        self.owed_since = None
         match message:
             case Welcome():
                 self._welcomed(message)

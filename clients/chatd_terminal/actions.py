@@ -60,6 +60,10 @@ class Actions(Protocol):
         """Somebody is at the keyboard or the mouse; ``focused``: the terminal's window came to the front, or left it."""
         ...
 
+    def leave(self) -> None:
+        """End the program."""
+        ...
+
     def left_thread(self) -> None:
         """Back from the thread to its conversation."""
         ...

@@ -8,18 +8,19 @@ server ends the session; then the reason is returned for printing.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import trio
 import urwid
 from chatd_client import Client, ClientError, ConnectionChanged, Hole, SendRefused, SessionEnded, Stored
 from chatd_protocol.messages import Event, Live, Receipt
-from urwid.display.raw import Screen as Display
 
 from chatd_terminal.completion import Cycle, Wanted, own_candidates
 from chatd_terminal.deeds import Deeds
+from chatd_terminal.display import Display
 from chatd_terminal.errands import Errands
-from chatd_terminal.input_line import Compose
+from chatd_terminal.input_line import SAY, Compose
 from chatd_terminal.markup import Style
 from chatd_terminal.screen import Chat
 from chatd_terminal.themes import palette
@@ -29,6 +30,7 @@ from chatd_terminal.view_model import Model
 if TYPE_CHECKING:
     from chatd_client import Fact
 
+    from chatd_terminal.account import Account
     from chatd_terminal.settings import Settings
 
 DRAIN_S = 2.0
@@ -41,14 +43,14 @@ AWAY_S = 300.0
 class Terminal:
     """One screen for one client. ``run`` it once."""
 
-    def __init__(self, client: Client, me: str, settings: Settings) -> None:
+    def __init__(self, client: Client, me: str, settings: Settings, account: Account) -> None:
         self._client, self._settings = client, settings
         self._model = Model(me)
         self._dirty = trio.Event()
         self._screen = Chat(self._model, self)
         self._errands = Errands(client, self._model, self._screen, self._changed)
-        self._errands.open_conversation = self.switch
-        self._deeds = Deeds(client, self._model, self._screen, self._errands)
+        self._errands.open_conversation = self._open_first
+        self._deeds = Deeds(client, self._model, self._screen, self._errands, account)
         self._quit = trio.CancelScope()
         self._deeds.quit, self._deeds.switch, self._deeds.orders.arrive = self._quit.cancel, self.switch, self._arrive
         self._lease = TypingLease()
@@ -77,6 +79,7 @@ class Terminal:
                 nursery.start_soon(self._errands.run)
                 nursery.start_soon(self._errands.run_completions)
                 nursery.start_soon(self._draw, loop)
+                nursery.start_soon(self._await_signals)
                 await events.run_async()
                 nursery.cancel_scope.cancel()
         if not self._ended and self._client.state == "live":
@@ -95,6 +98,12 @@ class Terminal:
             self._ended = str(error)
             self._quit.cancel()
 
+    async def _await_signals(self) -> None:
+        """Whoever ends the program from outside, or closes its window, gets an orderly end."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as received:
+            async for _ in received:
+                self._quit.cancel()
+
     def _take(self, fact: Fact) -> None:
         self._model.apply(fact)
         match fact:
@@ -111,6 +120,8 @@ class Terminal:
                 conv = fact.conv if isinstance(fact, Event) else fact.ack.conv
                 self._mark_read()
                 self._errands.learn(self._model.conversations[conv])
+                if isinstance(fact, Event) and fact.kind == "joined" and fact.user == self._model.me:
+                    self._errands.rejoined(self._model.conversations[conv])
             case SendRefused() if fact.item.fields["t"] != "send":
                 self._screen.note(f"not done: {fact.message} ({fact.code})")
             case Receipt(user=user) if user == self._model.me:
@@ -123,6 +134,7 @@ class Terminal:
             self._dirty = trio.Event()
             modes = getattr(loop.screen, "modes", None)
             self._screen.style = Style(clusters=getattr(modes, "grapheme_clustering", None) is True)
+            self._model.silent_s = self._client.silent_s
             self._screen.redraw(trio.current_time())
             loop.draw_screen()
             self._look_around()
@@ -197,6 +209,13 @@ class Terminal:
         self._screen.input.enter(conv, f"@{others[0]}" if others else conv)
         self._opened(conv)
 
+    def _open_first(self, conv: str) -> None:
+        """Open one at the start, under what is being typed: a command stays, a message was not meant for it."""
+        if self._screen.input.edit_text[:1] in {"", "/"} and self._screen.input.compose is SAY:
+            self._model.show(conv)
+            self._errands.opened(self._model.conversations[conv])
+            self._errands.fetch_quotes()
+
     def _arrive(self, conv: str) -> None:
         """Open a group just made: what was typed meanwhile was typed for it."""
         self._model.show(conv)
@@ -234,6 +253,10 @@ class Terminal:
     def more_picks(self) -> None:
         """The end of what was found is in sight."""
         self._errands.more_hits()
+
+    def leave(self) -> None:
+        """End the program."""
+        self._quit.cancel()
 
     def left_thread(self) -> None:
         """Back to the whole conversation."""

@@ -229,7 +229,7 @@ class Chat:
         return thread is None and 0 < self.divider < seq and bool(lines) and lines[-1].seq <= self.divider
 
     def _line(self, message: Message, changes: list[dict[str, Any]], seen: tuple[str, ...]) -> Line:
-        text, state = body_text(message.body), self._state(message)
+        text, state = message_text(message), self._state(message)
         reactions = [
             f"{one.emoji} {len(one.users)}" if len(one.users) > 1 else one.emoji for one in message.reactions
         ]
@@ -287,7 +287,7 @@ class Chat:
         message = self.log.message(seq)
         if message is None:
             return "(an earlier message)"
-        return f"{message.sender}: {'(deleted)' if message.deleted else body_text(message.body)}"
+        return f"{message.sender}: {'(deleted)' if message.deleted else message_text(message)}"
 
     def quoted_unknown(self) -> list[int]:
         """What is quoted on screen and not known, to be fetched."""
@@ -315,6 +315,12 @@ class Chat:
 
 def _in_thread(item: Queued, thread: int | None) -> bool:
     return item.fields["t"] == "send" and (thread is None or item.fields.get("reply_to") == thread)
+
+
+def message_text(message: Message) -> str:
+    """A message as text; what is no text says what it is."""
+    text = body_text(message.body)
+    return text if message.type in {"text", "deleted"} else f"({message.type}) {text}"
 
 
 def body_text(body: object) -> str:

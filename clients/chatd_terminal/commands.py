@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, tuple[int, int | None]] = {
     "blocked": (0, 0),
     "devices": (0, 0),
     "signout": (1, 1),
+    "password": (0, 0),
     "privacy": (0, 2),
     "limits": (0, 0),
     "help": (0, 0),
@@ -136,8 +137,9 @@ def query(text: str) -> Query:
     """Read what was typed behind ``/search``. Raises ValueError for a filter that cannot be read."""
     words: list[str] = []
     filters: dict[str, str] = {}
-    for word in re.findall(r'"[^"]*"?|\S+', text):
+    for word in re.findall(r'\w+:"[^"]*"|"[^"]*"?|\S+', text):
         key, colon, value = word.partition(":")
+        value = value.strip('"')
         if colon and value and key.lower() in {"from", "in", "before", "after", "by"}:
             filters[key.lower()] = value
         else:

@@ -55,7 +55,7 @@ def _argument(command: str, token: str, line: str, start: int, cursor: int) -> W
     if command == "search" and token.startswith("from:"):
         return Wanted("name", token[5:].lower(), line, start, cursor, "from:")
     if command == "search" and token.startswith("in:"):
-        return Wanted("conversation", token[3:].lower(), line, start, cursor, "in:")
+        return Wanted("conversation", token[3:].strip('"').lower(), line, start, cursor, "in:")
     return None
 
 
@@ -86,6 +86,8 @@ def common_beginning(candidates: Sequence[str]) -> str:
 
 def completed(asked: Wanted, choice: str, *, whole: bool) -> tuple[str, int]:
     """The line with ``choice`` in it, and where the cursor goes; ``whole``: nothing is to be added to it."""
+    if whole and asked.kind == "conversation" and " " in choice:
+        choice = f'"{choice}"'
     put = f"{asked.before}{choice}{asked.after if whole else ''}"
     rest = asked.line[asked.end :]
     if whole and rest.startswith(" "):

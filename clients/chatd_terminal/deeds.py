@@ -15,10 +15,12 @@ from chatd_terminal.emoji import QUICK, emoji
 from chatd_terminal.help_text import HELP
 from chatd_terminal.input_line import SAY, Compose
 from chatd_terminal.orders import Orders
+from chatd_terminal.password_dialog import PasswordDialog
 
 if TYPE_CHECKING:
     from chatd_client import Client, Message
 
+    from chatd_terminal.account import Account
     from chatd_terminal.chat import Chat
     from chatd_terminal.errands import Errands
     from chatd_terminal.screen import Chat as Screen
@@ -31,14 +33,18 @@ ABOUT_MESSAGE = {"edit", "delete", "react", "thread", "pin", "unpin", "reply"}
 class Deeds:
     """See the module's docstring. All raise ValueError, with words for the user, for what cannot be done."""
 
-    def __init__(self, client: Client, model: Model, screen: Screen, errands: Errands) -> None:
+    def __init__(self, client: Client, model: Model, screen: Screen, errands: Errands, account: Account) -> None:
         self._client, self._model, self._screen, self._errands = client, model, screen, errands
-        self.orders = Orders(client, model, screen, errands)
+        self.orders = Orders(client, model, screen, errands, account)
+        self._password = PasswordDialog(screen, self.orders.change_password)
         self.quit: Callable[[], None] = screen.close
         self.switch: Callable[[str], None] = model.show
 
     def act(self, line: str, compose: Compose) -> None:
         """A line was entered. Also raises ClientError and OSError, from the outbox."""
+        if compose.kind == "secret":
+            self._password.entered(line)
+            return
         if compose.kind == "edit":
             self._edit(self._chat(), compose.seq, line)
             return
@@ -216,6 +222,9 @@ class Deeds:
             case "pins":
                 conv = self._chat().conv
                 self._errands.later(lambda: self._errands.pins(conv))
+            case "password":
+                self.orders.needs_server()
+                self._password.begin()
             case "mute" | "unmute":
                 self.orders.mute(self._chat(), name, arguments)
             case _:
@@ -241,8 +250,12 @@ class Deeds:
             return None
         if within == "here":
             return self._chat().conv
-        wanted = within.removeprefix("@").strip('"').lower()
-        for chat in self._model.ordered():
+        wanted = within.removeprefix("@").lower()
+        chats = self._model.ordered()
+        for chat in chats:
             if wanted in {chat.name().lower(), chat.conv.lower()}:
                 return chat.conv
+        begun = [chat.conv for chat in chats if chat.name().lower().startswith(wanted)]
+        if len(begun) == 1:
+            return begun[0]
         raise ValueError(f"no conversation is called {within[:40]!r}")

@@ -73,7 +73,7 @@ class Errands:
         except SessionEnded:
             return  # the facts say so too, and end the screen
         except (ClientError, Malformed) as error:
-            self._screen.note(str(error))
+            self._screen.note(error.message if isinstance(error, Refused) and error.message else str(error))
         self._changed()
 
     def later(self, errand: Errand) -> None:
@@ -100,7 +100,7 @@ class Errands:
         """A new connection is live: whatever was asked before may be out of date."""
         self._asked.clear()
         self._threads.clear()
-        self.later(self.load_list)
+        self.later(self._begin)
         self.more_if_few()
 
     def complete(self, cycle: Cycle) -> None:
@@ -112,7 +112,7 @@ class Errands:
     # --- the list, and what is open -------------------------------------------------------------------
 
     async def load_list(self, pages: int = MAX_LIST_PAGES) -> None:
-        """Fetch the list; opens its first conversation where none is open."""
+        """Fetch the list."""
         cursor = None
         for _ in range(pages):
             page = await self._client.conversations(cursor=cursor)
@@ -121,9 +121,13 @@ class Errands:
             cursor = page.cursor
             if cursor is None:
                 break
+        self.more_if_few()
+
+    async def _begin(self) -> None:
+        """At the beginning the latest conversation is opened. Later none opens by itself: it would count as read."""
+        await self.load_list()
         if self._model.open is None and (order := self._model.ordered()):
             self.open_conversation(order[0].conv)
-        self.more_if_few()
 
     def learn(self, chat: Chat) -> None:
         """Ask for the list where a conversation has no name yet, or a number that only the server knows."""
@@ -134,6 +138,15 @@ class Errands:
         elif chat.doubtful:
             chat.doubtful = False
             self.later(lambda: self.load_list(1))
+
+    def rejoined(self, chat: Chat) -> None:
+        """Back in a group: its title and its members may have changed meanwhile."""
+        if self._model.connection.state != "live":  # all of it is asked anyway
+            return
+        self._asked.discard((chat.conv, "members"))
+        self.later(lambda: self.load_list(1))
+        if self._model.open == chat.conv:
+            self.opened(chat)
 
     def opened(self, chat: Chat) -> None:
         """A conversation was opened: who is in it, and its newest page."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_REASON = 60
 MAX_TYPISTS = 3
+SILENT_S = 3.0
+"""So long an answer may be under way before it is said that none has come."""
 
 
 def title_text(model: Model, chat: Chat, style: Style) -> str:
@@ -46,8 +48,10 @@ def status_text(model: Model, style: Style, now: float, *, alone: bool) -> Marku
     waiting = model.waiting()
     words = f" {model.me}"
     words += f" · {unread} unread" if unread else ""
-    words += f" · {_connection(model, style, now)}"
+    words += f" · {_connection(model, now)}"
     words += f" · {waiting} queued" if waiting else ""
+    if model.connection.retry_at is not None and model.connection.reason:
+        words += f" · {style.text(model.connection.reason)[:MAX_REASON]}"
     typists = model.typists(model.open)
     if not typists:
         return [words]
@@ -56,9 +60,14 @@ def status_text(model: Model, style: Style, now: float, *, alone: bool) -> Marku
     return [words, ("typing", f" · {named}{more} {'is' if len(typists) == 1 else 'are'} typing…")]
 
 
-def _connection(model: Model, style: Style, now: float) -> str:
+def is_silent(model: Model) -> bool:
+    """Whether the server is connected, and owes an answer for longer than a good line needs."""
+    return model.connection.state in {"live", "replaying"} and model.silent_s >= SILENT_S
+
+
+def _connection(model: Model, now: float) -> str:
     connection = model.connection
     if connection.retry_at is not None:
-        why = f" ({style.text(connection.reason)[:MAX_REASON]})" if connection.reason else ""
-        return f"offline, next try in {max(0, round(connection.retry_at - now))} s{why}"
-    return "catching up" if connection.state == "replaying" else connection.state
+        return f"offline, next try in {max(0, round(connection.retry_at - now))} s"
+    state = "catching up" if connection.state == "replaying" else connection.state
+    return f"{state}, but no answer for {model.silent_s:.0f} s" if is_silent(model) else state

@@ -8,15 +8,19 @@ from typing import Any, Literal
 
 import urwid
 
+from chatd_terminal.plain_text import steady_in_place
+
 PROMPT = "> "
 MAX_DRAFTS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Compose:
-    """What Enter will do: say something, reply or react to ``seq``, or edit it; then it reads ``original`` now."""
+    """What Enter will do: say something, reply or react to ``seq``, edit it (then it reads ``original`` now), or answer
+    with what nobody may see on the screen.
+    """
 
-    kind: Literal["say", "reply", "edit", "react"] = "say"
+    kind: Literal["say", "reply", "edit", "react", "secret"] = "say"
     seq: int = 0
     prompt: str = PROMPT
     original: str = ""
@@ -26,17 +30,25 @@ SAY = Compose()
 
 
 class InputLine(urwid.Edit):
-    """What is typed. Newlines in it are sent as they are; Enter is the screen's."""
+    """What is typed. Newlines in it are sent as they are; Enter is the screen's. ``clusters``: see ``markup.Style``."""
+
+    clusters = False
 
     def __init__(self) -> None:
         super().__init__(PROMPT, multiline=True)
         self.compose = SAY
         self._drafts: dict[str, tuple[str, Compose]] = {}
 
+    def get_text(self) -> Any:
+        """What is drawn, in characters about whose width the terminal and urwid agree, or the cursor would go astray."""
+        text, attributes = super().get_text()
+        return (text if self.clusters else steady_in_place(str(text))), attributes
+
     def begin(self, compose: Compose, text: str) -> None:
         """Compose something else."""
         self.compose = compose
         self.set_caption(compose.prompt)
+        self.set_mask("*" if compose.kind == "secret" else None)
         self.put(text, len(text))
 
     def put(self, text: str, cursor: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from chatd_client import ClientError, Refused, StateInUse, Unreachable, endpoint, open_client, register, sign_in
 
+from chatd_terminal.account import Account
 from chatd_terminal.app import Terminal
 from chatd_terminal.place import MAX_TERMINALS, default_directory, own_devices, read_password_file
 from chatd_terminal.settings import read_settings
@@ -53,6 +54,10 @@ def run(
         print(f"chatd chat: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, EOFError):
+        return 0
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
         return 0
     if ended:
         print(f"chatd chat: the server ended the session: {ended}", file=sys.stderr)
@@ -135,19 +140,17 @@ def _typed_again(password: str) -> bool:
 async def _chat(
     url: str, user: str, password: str, settings: Settings, device: str | None, directory: Path
 ) -> str:
-    async def token() -> str:
-        return (await sign_in(url, user, password)).token
-
+    account = Account(url, user, password)
     for name in [device] if device is not None else own_devices(directory):
         try:
             async with open_client(
                 url,
-                token_source=token,
+                token_source=account.token,
                 device=name,
                 state_dir=directory,
                 agent="chatd-terminal",
             ) as client:
-                return await Terminal(client, user, settings).run()
+                return await Terminal(client, user, settings, account).run()
         except StateInUse:
             if device is not None:
                 raise

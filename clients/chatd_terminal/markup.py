@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chatd_terminal.chat import message_text
 from chatd_terminal.plain_text import plain, steady
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def _tinted(text: str, tint: str | None) -> str | tuple[str, str]:
 def hit_markup(message: Message, chat: Chat | None, words: tuple[str, ...], style: Style) -> Markup:
     """One line of a search or of the pins, with the words that were looked for marked."""
     where = f"{style.text(chat.name())} · " if chat is not None else ""
-    body = message.body if isinstance(message.body, str) else f"({len(message.body)} bytes)"
-    text = " ".join(style.text(body).split())
+    text = " ".join(style.text(message_text(message)).split())
     parts: Markup = [("faint", f"{date(message.at)} "), f"{where}", ("sender", style.text(message.sender)), ": "]
     found = re.compile("|".join(re.escape(word) for word in words), re.IGNORECASE) if words else None
     done = 0

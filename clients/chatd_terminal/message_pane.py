@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chatd_terminal.chat import Line
 
 WHEEL_ROWS = 3
+TERM_COLUMNS = 22
 ATTRIBUTES = ("faint", "sender", "own", "mention", "link", "hit", "error")
 SELECTED: dict[Any, Any] = {None: "selected", **dict.fromkeys(ATTRIBUTES, "selected")}
 
@@ -41,7 +42,7 @@ class MessagePane(urwid.ListBox[Any]):
     def show_page(self, text: str) -> None:
         """Draw a text of the program's own, from its beginning; nothing counts as read meanwhile."""
         self._is_page, self.following, self._keys, self._selected = True, False, [], None
-        self._walker[:] = [urwid.Text(plain(row)) for row in text.split("\n")]
+        self._walker[:] = [_page_row(plain(row)) for row in text.split("\n")]
         self.set_focus(0)
         self.set_focus_valign("top")
 
@@ -87,7 +88,7 @@ class MessagePane(urwid.ListBox[Any]):
         return urwid.Pile([("pack", urwid.Text(quote, wrap="ellipsis")), ("pack", text)]) if quote else text
 
     def _widget(self, before: dict[object, urwid.Widget], key: object, markup: Any, align: Any) -> urwid.Widget:
-        widget = self._widgets[key] = before.get(key) or urwid.Text(markup, align=align)
+        widget = self._widgets[key] = before.get(key) or urwid.Text(markup, align=align, wrap="clip")
         return widget
 
     def to_end(self) -> None:
@@ -210,3 +211,13 @@ class MessagePane(urwid.ListBox[Any]):
             if row < at:
                 return self._keys[position] if position < len(self._keys) else None
         return None
+
+
+def _page_row(row: str) -> urwid.Widget:
+    """A heading behind ``# ``; a term and its meaning, which has a column of its own; or a text."""
+    if row.startswith("# "):
+        return urwid.Text(("unread", row[2:]))
+    term, meaning = row[:TERM_COLUMNS], row[TERM_COLUMNS:]
+    if not (term.endswith("  ") and term.strip() and meaning.strip()) or row.startswith(" "):
+        return urwid.Text(row)
+    return urwid.Columns([(TERM_COLUMNS, urwid.Text(term)), urwid.Text(meaning)])

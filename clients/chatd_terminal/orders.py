@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, cast
 
-from chatd_client import FOR_GOOD
+from chatd_client import FOR_GOOD, ClientError, Unreachable
 
 from chatd_terminal.commands import duration_s, names
 from chatd_terminal.markup import date
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chatd_client import Client
     from chatd_protocol.messages import Role
 
+    from chatd_terminal.account import Account
     from chatd_terminal.chat import Chat
     from chatd_terminal.errands import Errands
     from chatd_terminal.screen import Chat as Screen
@@ -31,8 +32,9 @@ ROLES = {"owner", "admin", "member"}
 class Orders:
     """See the module's docstring. All raise ValueError, with words for the user. ``making``: a group that is under way."""
 
-    def __init__(self, client: Client, model: Model, screen: Screen, errands: Errands) -> None:
+    def __init__(self, client: Client, model: Model, screen: Screen, errands: Errands, account: Account) -> None:
         self._client, self._model, self._screen, self._errands = client, model, screen, errands
+        self._account = account
         self.making = ""
         self.arrive: Callable[[str], None] = model.show
 
@@ -74,8 +76,7 @@ class Orders:
 
     def change(self, change: Callable[[], Awaitable[None]], done: str = "") -> None:
         """Ask for a change that nothing remembers: only while the server is there."""
-        if self._model.connection.state != "live":
-            raise ValueError(AWAY)
+        self.needs_server()
 
         async def errand() -> None:
             await change()
@@ -84,12 +85,29 @@ class Orders:
 
         self._errands.later(errand)
 
+    def needs_server(self) -> None:
+        """Raises ValueError while there is no connection."""
+        if self._model.connection.state != "live":
+            raise ValueError(AWAY)
+
+    def change_password(self, now: str, new: str) -> None:
+        """Another password; whatever else is signed in ends."""
+        welcome = self._client.welcome
+        device = welcome.device if welcome is not None else ""
+
+        async def changed() -> None:
+            try:
+                await self._account.change_password(now, new, device)
+            except Unreachable:
+                raise ClientError("no answer: the password is changed, or not; this program goes on with either") from None
+
+        self.change(changed, "the password is changed; your other devices are signed out")
+
     def make_group(self, title: str, members: list[str]) -> None:
         """Make a group and open it."""
         if self.making:
             raise ValueError(f"{self.making} is being made: one after the other")
-        if self._model.connection.state != "live":
-            raise ValueError(AWAY)
+        self.needs_server()
         self.making = title
         opened = self._model.open
         self._errands.later(lambda: self._create(title, members, opened))
@@ -139,7 +157,7 @@ class Orders:
         found = await self._client.members(conv)
         self._model.joined_by(conv, found)
         rows = [f"{one.user} ({one.role})" if one.role != "member" else one.user for one in found]
-        self._screen.show_answer(f"{len(rows)} members", "\n".join(rows))
+        self._screen.show_answer(counted(len(rows), "member"), "\n".join(rows))
 
     async def _blocked(self) -> None:
         found = await self._client.blocked()
@@ -147,10 +165,21 @@ class Orders:
 
     async def _devices(self) -> None:
         found = await self._client.devices()
-        rows = [f"{one.device}  {'online' if one.online else date(one.used)}  {one.agent}" for one in found]
-        self._screen.show_answer(f"{len(rows)} devices · /signout DEVICE", "\n".join(rows))
+        welcome = self._client.welcome
+        here = welcome.device if welcome is not None else ""
+        rows = [
+            f"{one.device}  {'online' if one.online else date(one.used)}  {one.agent}"
+            + ("  (this one)" if one.device == here else "")
+            for one in found
+        ]
+        self._screen.show_answer(f"{counted(len(rows), 'device')} · /signout DEVICE", "\n".join(rows))
 
     async def _limits(self) -> None:
         found = await self._client.rate_limit()
         rows = [f"{one.scope}: {one.remaining} of {one.limit}, all in {one.reset_ms / 1000:.0f} s" for one in found]
         self._screen.show_answer("limits", "\n".join(rows) or "No limits.")
+
+
+def counted(number: int, what: str) -> str:
+    """``1 member``, ``2 members``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

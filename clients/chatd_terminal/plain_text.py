@@ -15,6 +15,7 @@ MAX_MARKS = 4
 VARIATION = {"\ufe0e", "\ufe0f"}
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 
+NOTHING = "\N{COMBINING GRAPHEME JOINER}"
 _JOINERS = {"\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -23,7 +24,7 @@ def plain(text: str, *, lines: bool = False) -> str:
     """``text`` without anything a terminal would obey; newlines stay with ``lines``, tabs become four spaces."""
     out: list[str] = []
     marks = 0
-    for character in text:
+    for character in text.replace("\r\n", "\n"):
         category = unicodedata.category(character)
         marks = marks + 1 if category in {"Mn", "Me"} else 0
         if character == "\n" and lines:
@@ -44,11 +45,18 @@ def steady(text: str) -> str:
     two; a line in which the program and the terminal disagree spills over its neighbours. So selectors and skin tones
     go, and joined emoji stand side by side. Joiners between letters stay: scripts need them, and they have no width.
     """
+    return steady_in_place(text).replace(NOTHING, "")
+
+
+def steady_in_place(text: str) -> str:
+    """The same with a character of no width for each that goes: every place in it is the same place in ``text``, so that
+    it can be edited.
+    """
     out: list[str] = []
+    shown = " "
     for character in text:
-        if character in VARIATION or ord(character) in SKIN_TONES:
-            continue
-        if character in _JOINERS and out and unicodedata.category(out[-1]) == "So":
-            continue
-        out.append(character)
+        joins = character in _JOINERS and unicodedata.category(shown) == "So"
+        goes = joins or character in VARIATION or ord(character) in SKIN_TONES
+        shown = shown if goes else character
+        out.append(NOTHING if goes else character)
     return "".join(out)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import urwid
 
 from chatd_terminal.completion import Cycle, wanted
-from chatd_terminal.headings import status_text, title_text
+from chatd_terminal.headings import is_silent, status_text, title_text
 from chatd_terminal.help_text import FIRST_STEPS, HELP
 from chatd_terminal.input_line import SAY, InputLine
 from chatd_terminal.markup import Style
 from chatd_terminal.message_pane import MessagePane
+from chatd_terminal.paste import Paste
 from chatd_terminal.plain_text import plain
 from chatd_terminal.side_panes import ListPane, PickPane
 
@@ -58,9 +59,10 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
         self._asking: Callable[[], None] | None = None
-        self._pasting = False
+        self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
+        self._now = 0.0
         self._input_box = urwid.ListBox(urwid.SimpleFocusListWalker([self.input]))
         self._rows: urwid.Pile = urwid.Pile([self._status_map, (1, self._input_box)], focus_item=1)
         header = urwid.AttrMap(self._title, "status")
@@ -70,12 +72,17 @@ class Chat(urwid.Frame[Any, Any, Any]):
 
     def redraw(self, now: float) -> None:
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
+        self._take_pasted()  # also where the end of a paste was lost
         self._draw_pane()
         self._list.show(self._model, self.style, self.input.has_draft)
-        self._status.set_text(status_text(self._model, self.style, now, alone=bool(self._narrow)))
-        offline = self._model.connection.state == "offline"
+        self._now, self.input.clusters = now, self.style.clusters
+        self._draw_status()
+        offline = self._model.connection.state == "offline" or is_silent(self._model)
         tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
         self._status_map.set_attr_map(tints)
+
+    def _draw_status(self) -> None:
+        self._status.set_text(status_text(self._model, self.style, self._now, alone=bool(self._narrow)))
 
     def _draw_pane(self) -> None:
         chat = self._model.current()
@@ -174,6 +181,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         narrow = size[0] < NARROW
         if narrow != self._narrow:
             self._narrow = narrow
+            self._draw_status()
             columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
             self.body = self._main if narrow else columns
         self._fit(*size)
@@ -208,8 +216,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._actions.stirred(focused=key == "focus in")
             return None
         self._actions.stirred()
-        if self._paste(key):
+        if self._paste.takes(key):
             return None
+        self._take_pasted()
         if self._asking is not None:
             yes, self._asking, self.notice = self._asking, None, ""
             if key in {"y", "Y"}:
@@ -217,6 +226,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
             return None
         if key != "tab":
             self.cycle = None
+        if len(key) == len("meta x") and key.startswith("meta ") and self._is_elsewhere():
+            self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
+            key = key[-1]
         typed = self.input.edit_text
         handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
         left = None if handled or self._plain_key(key) else super().keypress(size, key)
@@ -224,18 +236,16 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._actions.typed(self.input.edit_text)
         return left
 
-    def _paste(self, key: str) -> bool:
+    def _is_elsewhere(self) -> bool:
+        """Whether there is something that Esc leads back from, besides what is being composed."""
+        page = self._page is not None or bool(self._pick_title)
+        return page or self.pane.selected is not None or self._model.thread is not None
+
+    def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""
-        if key in {"begin paste", "end paste"}:
-            self._pasting = key == "begin paste"
-            return True
-        if not self._pasting:
-            return False
-        text = {"enter": "\n", "tab": "    "}.get(key, key)
-        if len(text) == 1 or text.isspace():
+        if text := self._paste.taken():
             self.input.insert_text(text)
             self._actions.typed(self.input.edit_text)
-        return True
 
     def _special(self, key: str) -> bool:
         """Keys that mean the same wherever one is."""
@@ -250,6 +260,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
                 self._choose(1)
             case "esc":
                 self._escape()
+            case "ctrl c":
+                self._interrupt()
             case _ if key in SCROLLING:
                 self.picks.move(key) if self._pick_title else self.pane.scroll(key)
             case _:
@@ -318,11 +330,22 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._to_end()
         self._draw_pane()
 
+    def _interrupt(self) -> None:
+        """Ctrl-C: what is typed goes; where nothing is, the program ends."""
+        if self.input.edit_text or self.input.compose is not SAY:
+            self.input.begin(SAY, "")
+            self.notice = "" if self.pane.selected is None else self.notice
+        else:
+            self._actions.leave()
+
     def _to_end(self) -> None:
         self._actions.to_end()
         self.pane.to_end()
 
     def _enter(self) -> None:
+        if self.input.compose.kind == "secret":
+            self._enter_secret()
+            return
         text, compose = self.input.edit_text.strip(), self.input.compose
         if not text and self._pick_title:
             self.picks.choose()
@@ -337,7 +360,17 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self.pane.to_end()
         self._actions.entered(text, compose)
 
+    def _enter_secret(self) -> None:
+        """Blanks belong to a password; no answer ends the dialog."""
+        text, compose = self.input.edit_text.rstrip("\r\n"), self.input.compose
+        self.input.begin(SAY, "")
+        self.notice = "" if text else "nothing is changed"
+        if text:
+            self._actions.entered(text, compose)
+
     def _tab(self) -> None:
+        if self.input.compose.kind == "secret":
+            return
         if not self.input.edit_text:
             self._step(1)
         elif self.cycle is not None:

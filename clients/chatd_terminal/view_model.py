@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """All that one user sees. Each method is one fact. ``thread``: the root of the thread that is open, if any."""
+    """All that one user sees. Each method is one fact. ``thread``: the root of the thread that is open, if any.
+    ``silent_s``: for so long the server has owed an answer.
+    """
 
     def __init__(self, me: str) -> None:
         self.me = me
@@ -29,6 +31,7 @@ class Model:
         self.open: str | None = None
         self.thread: int | None = None
         self.connection = ConnectionChanged("connecting")
+        self.silent_s = 0.0
         self.presence: dict[str, Presence] = {}
         self.typing: dict[str, dict[str, None]] = {}
 

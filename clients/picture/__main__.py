@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import trio
 from chatd_client import Client, open_client, register, sign_in
 
-from clients.picture.emulator import Emulator
 from clients.picture.svg import svg
+from tests.clients.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
-    from clients.picture.emulator import Cell, Emulator, Pen
+    from tests.clients.emulator import Cell, Emulator, Pen
 
 CELL_WIDTH, CELL_HEIGHT, BASELINE, MARGIN = 8.4, 18, 13.5, 12
 COLOURS = (

@@ -9,7 +9,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_type_hints
 
 import cbor2
 import msgspec
@@ -92,15 +92,21 @@ def _decode(encoding: Encoding, data: bytes, kinds: dict[str, type[Struct]], bou
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as fault:
-        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {_readable(str(fault))[:300]}") from None
+        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {_readable(str(fault), kind)[:300]}") from None
 
 
-_NAME_PATTERN = re.compile(r"`str` matching regex '\^\[a-z0-9_.-\]\+\S*'")
+_NAME_REGEX = re.compile(r"`str` matching regex '\^\[a-z0-9_.-\]\+\S*'")
+_SHOWN_REGEX = re.compile(r"`str` matching regex '.*\(\?=.*?'(?= - at|$)")
+_CHOICE = re.compile(r"Invalid enum value .* - at `\$\.(\w+)`$", re.DOTALL)
 
 
-def _readable(text: str) -> str:
+def _readable(text: str, kind: type[Struct]) -> str:
     """A fault of msgspec's in the words of the specification."""
-    return _NAME_PATTERN.sub("1 to 32 of `a-z 0-9 _ . -`", text)
+    if (choice := _CHOICE.match(text)) is not None:
+        allowed = ", ".join(f"`{value}`" for value in get_args(get_type_hints(kind)[choice[1]]))
+        return f"Expected one of {allowed} - at `$.{choice[1]}`"
+    text = _SHOWN_REGEX.sub("`str` without control characters and not of white space alone", text)
+    return _NAME_REGEX.sub("1 to 32 of `a-z 0-9 _ . -`", text)
 
 
 def _nameless(fields: dict[str, Any], name: object) -> Malformed:

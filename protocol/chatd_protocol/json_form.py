@@ -52,6 +52,8 @@ def load_object(data: bytes) -> dict[str, Any]:
 def _reason(fault: Exception) -> str:
     if isinstance(fault, RecursionError):
         return "nested too deep"
+    if isinstance(fault, UnicodeEncodeError):
+        return "half of a surrogate pair"
     if isinstance(fault, UnicodeError):
         return "not UTF-8"
     if not isinstance(fault, json.JSONDecodeError) and "digits" in str(fault):

@@ -26,14 +26,19 @@ MAX_TOKEN_CHARS = 8192
 MAX_EMOJI_CHARS = 32
 MAX_QUERY_CHARS = 200
 DELETED_TYPE = "deleted"
+NAME_PATTERN = r"[a-z0-9_.-]{1,32}"
+"""What names a user, and wherever else this alphabet is meant: a type of message, a tier."""
+
+SHOWN_PATTERN = r"^(?=[\s\S]*\S)[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*\Z"
+"""What people are shown as it is: no control characters, none that turn the direction of what follows, not white space alone."""
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_.-]+\Z")]
 ConversationId = Annotated[str, Meta(min_length=1, max_length=MAX_CONV_CHARS)]
-Device = Annotated[str, Meta(min_length=1, max_length=MAX_DEVICE_CHARS)]
-Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
-Emoji = Annotated[str, Meta(min_length=1, max_length=MAX_EMOJI_CHARS)]
+Device = Annotated[str, Meta(min_length=1, max_length=MAX_DEVICE_CHARS, pattern=SHOWN_PATTERN)]
+Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS, pattern=SHOWN_PATTERN)]
+Emoji = Annotated[str, Meta(min_length=1, max_length=MAX_EMOJI_CHARS, pattern=SHOWN_PATTERN)]
 MessageType = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_.-]+\Z")]
 if TYPE_CHECKING:
     Body = str | bytes
@@ -49,6 +54,13 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=Tr
     """What both directions share: the wire name of a message is its key ``t``. No cycles, so nothing to collect."""
 
 
+def name_of(message: Message) -> str:
+    """The wire name, ``t``."""
+    name = message.__struct_config__.tag
+    assert isinstance(name, str)
+    return name
+
+
 def _check_body(body: object) -> None:
     if type(body) is not str and type(body) is not bytes and body is not UNSET:
         raise TypeError('`body`: text or bytes (in JSON {"b64": base64url without padding})')
@@ -61,7 +73,7 @@ class Hello(Message, frozen=True, tag="hello"):
     token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)]
     device: Device
     positions: Annotated[dict[ConversationId, Natural], Meta(max_length=MAX_POSITIONS)] | UnsetType = UNSET
-    agent: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    agent: Annotated[str, Meta(max_length=200, pattern=rf"\A\Z|{SHOWN_PATTERN}")] | UnsetType = UNSET
 
 
 class Send(Message, frozen=True, tag="send"):
@@ -241,8 +253,10 @@ class Devices(Message, frozen=True, tag="devices"):
 
 
 class SignOut(Message, frozen=True, tag="sign_out"):
+    """``device``: also one that was named before names were restricted."""
+
     id: Natural
-    device: Device
+    device: Annotated[str, Meta(min_length=1, max_length=MAX_DEVICE_CHARS)]
 
 
 class Privacy(Message, frozen=True, tag="privacy"):

@@ -26,11 +26,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
+        self.taken_back: set[bytes] = set()
         self.broken = self.read_only = False
 
     async def account(self, name: str) -> Account | None:
         self._check()
         return self.accounts.get(name)
+
+    async def revoked(self, token: bytes) -> bool:
+        self._check()
+        return token in self.taken_back
 
     async def submit(self, operation: Operation) -> Outcome:
         self._check()

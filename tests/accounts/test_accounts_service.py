@@ -23,10 +23,12 @@ class LedgerLike(Protocol):
     """The conftest's Ledger: importlib mode gives a test no way to import that class."""
 
     accounts: dict[str, Account]
+    taken_back: set[bytes]
     broken: bool
     read_only: bool
 
     async def account(self, name: str) -> Account | None: ...
+    async def revoked(self, token: bytes) -> bool: ...
     async def submit(self, operation: Operation) -> Outcome: ...
 
 
@@ -233,7 +235,8 @@ async def test_whom_a_token_stands_for(ledger: LedgerLike, passwords: Passwords)
     ledger.accounts["ann"] = Account(account.user_no, account.password_hash, account.generation, "premium")
     assert await accounts.identify(signed.token) == ("ann", "premium")
     older = TOKENS.issue("ann", NOW, account.generation + 1)[0]
-    for token in (older, TOKENS.issue("bob", NOW)[0], "", "a.b.c", "\udcff"):
+    ledger.taken_back.add(TOKENS.verify(signed.token, NOW).token_id)
+    for token in (signed.token, older, TOKENS.issue("bob", NOW)[0], "", "a.b.c", "\udcff"):
         with pytest.raises(AccountRefused) as refused:
             await accounts.identify(token)
         assert refused.value.code == ErrorCode.UNAUTHENTICATED

@@ -87,6 +87,16 @@ def test_a_token_has_one_name(change: Callable[[str], str]) -> None:
         assert again.token_id == tokens.verify(token, NOW).token_id
 
 
+def test_one_rule_for_the_end() -> None:
+    """What a token opens is over at the moment from which it opens nothing: by the same leeway, of an own and an outside one."""
+    tokens = make_tokens()
+    for token in (tokens.issue("ann", NOW)[0], outside()):
+        end = tokens.verify(token, NOW).good_until_ms
+        assert tokens.verify(token, end - 1).good_until_ms == end
+        with pytest.raises(BadToken, match="expired"):
+            tokens.verify(token, end)
+
+
 def test_the_generation_is_signed() -> None:
     """The one that it was issued for; in an outside token it means nothing; what is no number is refused."""
     tokens = make_tokens()

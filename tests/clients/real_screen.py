@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from clients.picture.emulator import Emulator
+from tests.clients.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

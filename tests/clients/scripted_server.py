@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
-from chatd_protocol import codec
+from chatd_protocol import codec, codes
 from chatd_protocol.messages import (
     Ack,
     Bye,
@@ -94,6 +94,7 @@ class Server:
     replays: int = 1_000_000
     user: str = "alice"
     tokens: int = 0
+    revoked: set[str] = field(default_factory=set)
     changed: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -179,11 +180,12 @@ class Server:
         while len(body) < length:
             body += await stream.receive_some(16384)
         asked = json.loads(body)
-        status, said = self.account(start.split()[1].decode(), asked["name"], asked["password"])
+        status, said = self.account(start.split()[1].decode(), asked)
         data = json.dumps(said).encode()
         await stream.send_all(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (status, len(data), data))
 
-    def account(self, path: str, name: str, password: str) -> tuple[int, dict[str, Any]]:
+    def account(self, path: str, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        name, password = asked["name"], asked["password"]
         if path == "/v1/accounts":
             if name in self.passwords:
                 return 409, {"error": {"code": "name_taken", "message": "taken"}}
@@ -191,6 +193,9 @@ class Server:
             return 201, {}
         if self.passwords.get(name) != password:
             return 401, {"error": {"code": "unauthenticated", "message": "wrong name or password"}}
+        if path == "/v1/password":
+            self.passwords[name] = asked["new_password"]
+            self.revoked |= {f"token-{number}" for number in range(1, self.tokens + 1)}
         self.tokens += 1
         self.user = name
         return 200, {"token": f"token-{self.tokens}", "expires_at": 1}
@@ -239,6 +244,9 @@ class Server:
         if self.close_hello:
             close = self.close_hello.pop(0)
             await self.tell(socket, Bye(code=close.code, reason=close.reason))
+            return
+        if hello.token in self.revoked:
+            await self.tell(socket, Bye(code=codes.BAD_TOKEN.code, reason=codes.BAD_TOKEN.reason))
             return
         await self.tell(
             socket,

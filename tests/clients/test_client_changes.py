@@ -33,12 +33,14 @@ from chatd_protocol.messages import (
     React,
     Read,
     Receipt,
+    Search,
     Send,
     SignOut,
     Typing,
     TypingNotice,
     Watch,
 )
+from msgspec import UNSET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -161,6 +163,15 @@ async def test_questions_have_typed_answers(server: Any) -> None:
     asked = {type(message): message for message in server.arrived}
     assert (asked[Pin].on, asked[Mute].until, asked[SignOut].device) == (True, 0, "phone")
     assert FOR_GOOD == 2**53 - 1
+
+
+async def test_an_empty_page_that_has_more_is_followed(server: Any) -> None:
+    """What the server has not come to yet is asked for at once; only what is nowhere is answered as nothing."""
+    server.append("g", "bob", "a far needle")
+    async with connected(server) as client:
+        assert [hit.event.body for hit in (await client.search("far needle")).messages] == ["a far needle"]
+        assert (await client.search("far away")).messages == ()
+    assert [message.cursor for message in server.arrived if isinstance(message, Search)] == [UNSET, "0"] * 2
 
 
 async def test_reads_are_asked_again_and_changes_are_not(server: Any) -> None:

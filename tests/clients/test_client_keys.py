@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from chatd_client import open_client
+from chatd_terminal.account import Account
 from chatd_terminal.app import Terminal
 from chatd_terminal.settings import Settings
 
@@ -20,7 +21,8 @@ KEYS = [
     "focus out", "insert", "f12", "window resize", *"redtpo+123456/@ xyn漢\u0301👩",
 ]  # fmt: skip
 LINES = ["/help", "/members", "/search one", "/pins", "/thread", "/dm bob", "/dm nobody", "/edit mended", "/react heart",
-         "/delete", "/reply so", "/devices", "/mute 1h", "/privacy", "/limits", "/blocked", "//", "/", "hello @bob"]  # fmt: skip
+         "/password", "/delete", "/reply so", "/devices", "/mute 1h", "/privacy", "/limits", "/blocked", "//",
+         "/", "hello @bob"]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -30,7 +32,7 @@ async def test_no_key_breaks_the_screen(server: Any, seed: int) -> None:
     fill(server)
     with trio.fail_after(60):
         async with open_client(server.url, token="t", device="laptop") as client, trio.open_nursery() as nursery:
-            terminal = Terminal(client, "alice", Settings())
+            terminal = Terminal(client, "alice", Settings(), Account(server.url, "alice", "secret"))
             nursery.start_soon(terminal._follow)
             nursery.start_soon(terminal._errands.run)
             nursery.start_soon(terminal._errands.run_completions)

@@ -267,6 +267,7 @@ def test_completion_changes_nothing_but_the_word(line: str, cursor: int, known: 
 def test_text_is_made_steady() -> None:
     """What terminals disagree about is taken apart; letters keep their joiners and marks."""
     assert steady("👩\u200d👩\u200d👧 ❤\ufe0f 👍\U0001f3fd") == "👩👩👧 ❤ 👍"
+    assert steady("👩\U0001f3fd\u200d🚀 ❤\ufe0f\u200d🔥") == "👩🚀 ❤🔥"
     for text in ("नमस्ते क्\u200dष", "e\u0301", "漢字", "שלום"):
         assert steady(text) == text
     assert Style(clusters=True).text("❤\ufe0f") == "❤\ufe0f"

@@ -138,6 +138,7 @@ async def test_who_still_reads_the_store_is_not_detached(house: House) -> None:
     await house.do(RemoveMembers(author=owner, conv=made.conv, users=("bob",)))
     assert live.got == [2, 3]
     assert live.left_at == {made.conv: 3}
+    assert live.began == [made.conv]  # to look whether they have been added again
     assert behind.left_at == {}
     assert behind in house.hub.topics[made.conv].subscribers()
     assert bob.user == "bob"
@@ -240,14 +241,14 @@ async def test_a_read_that_fails_is_made_again(house: House, monkeypatch: pytest
     monkeypatch.setattr("chatd.delivery.repair.RETRY_SECONDS", 0.0)
     await house.do(send(owner, 1, made.conv), deliver=False)  # the bus has lost it
     failures = iter([True, True])
-    read = house.store.log
+    read = house.store.logs
 
-    async def log(*arguments: Any, **options: Any) -> list[Event]:
+    async def logs(*arguments: Any, **options: Any) -> list[list[Event]]:
         if next(failures, False):
             raise Unavailable("the disk")
         return await read(*arguments, **options)
 
-    house.store.log = log  # type: ignore[method-assign]
+    house.store.logs = logs  # type: ignore[method-assign]
     repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repair.run)
@@ -255,5 +256,78 @@ async def test_a_read_that_fails_is_made_again(house: House, monkeypatch: pytest
         await house.do(send(owner, 2, made.conv))
         with trio.fail_after(60):
             while watcher.got != [2, 3]:
+                await watcher.written.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_holes_are_few_reads(house: House) -> None:
+    """Without the bus each conversation has one at each look: one read for all, and none of them is forgotten."""
+    owner = await house.author("owner")
+    made = [(await house.do(CreateGroup(author=owner, title="g", members=(), history="all")))[0].conv for _ in range(150)]
+    watchers = [Listener("owner", f"w{number}", 91 + number) for number in range(len(made))]
+    for number, (watcher, conv) in enumerate(zip(watchers, made, strict=True)):
+        await house.live(watcher, conv, 1)
+        await house.do(send(owner, 2 * number + 1, conv), deliver=False)  # the bus has lost it
+        await house.do(send(owner, 2 * number + 2, conv))
+    read, reads = house.store.logs, 0
+
+    async def logs(*arguments: Any, **options: Any) -> list[list[Event]]:
+        nonlocal reads
+        reads += 1
+        return await read(*arguments, **options)
+
+    house.store.logs = logs  # type: ignore[method-assign]
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair.run)
+        repair._gap_noticed()
+        for watcher in watchers:
+            with trio.fail_after(60):
+                while watcher.got != [2, 3]:
+                    await watcher.written.wait()
+        nursery.cancel_scope.cancel()
+    assert reads == 2
+    assert not house.hub.gapped
+
+
+async def test_held_bytes_are_counted(house: House) -> None:
+    """What waits behind a hole, and nothing once that is filled."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    (missing,) = await house.do(send(owner, 1, made.conv), deliver=False)
+    await house.do(send(owner, 2, made.conv))
+    assert house.hub.held_bytes == len(missing.events[0].payload)
+    house.hub.committed([missing])
+    assert watcher.got == [2, 3]
+    assert house.hub.held_bytes == 0
+
+
+async def test_what_another_node_could_not_publish_after_the_return_is_found_soon(house: House) -> None:
+    """I6: our links were back first, and the look at that moment too early; the next one does not wait for the period."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    look, looked = repair._look, trio.Event()
+
+    async def looking() -> None:
+        nonlocal looked
+        await look()
+        looked.set()
+        looked = trio.Event()
+
+    repair._look = looking  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair.run)
+        await looked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        repair.bus_lost()
+        await looked.wait()
+        await house.do(send(owner, 1, made.conv), deliver=False)  # the other node's link is not back yet
+        with trio.fail_after(60):
+            while watcher.got != [2]:
                 await watcher.written.wait()
         nursery.cancel_scope.cancel()

@@ -80,9 +80,17 @@ class Node:
         await self.hub.enter(listener)
         await self.hub.follow(listener, [(conv, group) for conv in convs])
         for conv in convs:
-            (last,) = [s.last for s in await self.place.store.standings(author.user_no, author.device_no) if s.conv == conv]
-            assert self.hub.topics[conv].join(listener, last)
+            await self._join(listener, conv)
         return listener
+
+    async def follow(self, listener: Listener, conv: str) -> None:
+        await self.hub.follow(listener, [(conv, True)])
+        await self._join(listener, conv)
+
+    async def _join(self, listener: Listener, conv: str) -> None:
+        author = listener.author
+        (last,) = [s.last for s in await self.place.store.standings(author.user_no, author.device_no) if s.conv == conv]
+        assert self.hub.topics[conv].join(listener, last)
 
     async def do(self, *operations: Any) -> list[Any]:
         outcomes = await self.place.store.commit(operations, 1_700_000_000_000)
@@ -159,8 +167,11 @@ async def test_typing_ends_by_itself(place: Place, mock_clock: MockClock) -> Non
     one.signals.ask_typing(ann, conv, True)
     await place.go(5)
     assert set(bob.heard) == {ON}
+    assert one.signals.waiting > 0
     assert await place.until(lambda: bob.heard[-1] == OFF) < 1.5
     assert ann.heard == tablet.heard == []
+    await place.go(0.5)
+    assert [node.signals.waiting for node in place.nodes] == [0, 0]
 
 
 async def test_typing_ends_with_the_message(place: Place, mock_clock: MockClock) -> None:
@@ -308,6 +319,29 @@ async def test_a_store_that_cannot_be_asked_costs_the_signal_alone(place: Place,
     place.store.audiences = audiences  # type: ignore[method-assign]
     one.signals.ask_typing(ann, conv, True)
     await place.until(lambda: bob.heard == [ON])
+
+
+@pytest.mark.parametrize("read", ["tallies", "audiences"])
+async def test_a_store_that_is_slow_holds_up_no_other_signal(place: Place, mock_clock: MockClock, read: str) -> None:
+    """While it counts for one group, or looks how large it is, typing elsewhere is ended and receipts are told."""
+    one, _, conv, ann, bob, _ = await two(place)
+    crowd = await place.people(*[f"u{n}" for n in range(201)])
+    large = await place.group(ann.author, *[author.user for author in crowd])
+    await one.do(send(ann.author, 7, large))
+    await one.follow(ann, large)
+    one.signals.ask_typing(ann, conv, True)
+    await place.until(lambda: bob.heard == [ON])
+
+    async def hang(*_: Any) -> Any:
+        await trio.sleep_forever()
+
+    setattr(place.store, read, hang)
+    await one.mark(crowd[0], large, 2)
+    one.signals.ask_typing(ann, large, True)
+    await place.go(0.5)
+    await one.mark(ann.author, conv, 1)
+    one.signals.ask_typing(ann, conv, False)
+    await place.until(lambda: ("receipt", "ann", 1, 1) in bob.heard and OFF in bob.heard, 0.5)
 
 
 async def test_an_idle_node_does_nothing(place: Place, mock_clock: MockClock) -> None:

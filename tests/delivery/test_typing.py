@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.delivery.receipts import Paced, merged, widened
-from chatd.delivery.typing import ELSEWHERE, LEASE_SECONDS, TELL_AGAIN_SECONDS, Typists
+from chatd.delivery.typing import ELSEWHERE, LEASE_SECONDS, TELL_AGAIN_SECONDS, Asked, Typists
 
 CONVS, USERS, SOURCES = ["c", "d"], ["ann", "bob"], [ELSEWHERE, 1, 2]
 steps = st.lists(
@@ -82,10 +82,69 @@ def test_receipts_are_paced_and_right_in_the_end(run: list[tuple[str, int, float
             told[name].append((now, delivered))
     for name, times in told.items():
         if paced:
-            assert all(later - earlier >= 1.0 for (earlier, _), (later, _) in pairwise(times))
+            assert all(later >= earlier + 1.0 for (earlier, _), (later, _) in pairwise(times))
         if name != "z":
             assert max(mark for _, mark in times) == highest[name]
     assert set(told) == set(highest)
+
+
+class Looked:
+    """A key that counts how often somebody looked at it."""
+
+    looks = 0
+
+    def __hash__(self) -> int:
+        Looked.looks += 1
+        return id(self)
+
+
+def test_what_was_told_lately_costs_the_others_nothing() -> None:
+    """1000 paced keys wait for their second: taking what is due, ten at a time, looks at none of them."""
+    waiting: Paced[Looked, int] = Paced()
+    early = [Looked() for _ in range(1000)]
+    assert all(waiting.put(key, 1, paced=True) for key in early)
+    assert len(waiting.take(0.0, 1000)) == 1000
+    assert all(waiting.put(key, 2, paced=True) for key in early)
+    for _ in range(100):
+        waiting.put(Looked(), 1, paced=False)
+    Looked.looks = 0
+    assert sum(len(waiting.take(0.5, 10)) for _ in range(11)) == 100
+    assert Looked.looks <= 200
+    assert [key for key, _ in waiting.take(1.0, 2000)] == early
+
+
+class Read(str):
+    """The name of a conversation that counts how often it is compared."""
+
+    __slots__ = ()
+    looks = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Read.looks += 1
+        return str.__eq__(self, other)
+
+
+def test_what_others_asked_for_costs_a_message_nothing() -> None:
+    """1000 devices type elsewhere: to drop what one has asked for compares its conversation with none of theirs."""
+    asked: Asked[str] = Asked()
+    for number in range(1000):
+        assert asked.put(f"c{number}", number, "ann", True)
+    assert asked.put("here", 7, "bob", True)
+    asked.drop(Read("here"), 7)
+    asked.drop(Read("nowhere"), 7)
+    assert Read.looks <= 4
+    assert len(asked) == len(asked.convs) == 1000
+
+
+def test_what_is_asked_for_is_bounded_and_the_last_word_holds() -> None:
+    """Beyond the bound nobody new is heard; who is heard already may say otherwise."""
+    asked: Asked[str] = Asked(bound=2)
+    assert [asked.put("c", source, "ann", True) for source in (1, 2, 3)] == [True, True, False]
+    assert asked.put("c", 2, "ann", False)
+    assert asked.take("c") == [("ann", True), ("ann", False)]
+    assert asked.put("c", 3, "ann", True)
+    assert (len(asked), asked.take("d")) == (1, [])
 
 
 def test_what_waits_is_bounded() -> None:

@@ -118,6 +118,26 @@ async def test_who_signs_the_own_device_out_is_answered_first(cluster: Cluster) 
     assert await peer.closed() == 4206
 
 
+async def test_who_goes_during_the_hello_is_not_online(cluster: Cluster) -> None:
+    """The store has noted the session by then, and is told that it is over."""
+    for number in range(40):
+        peer = await Peer.bare(cluster.server(1))
+        await peer.send({"t": "hello", "token": cluster.token("shy"), "device": f"d{number}"})
+        await peer.vanish()
+    desk = await hello(cluster, 0, cluster.token("shy"), "desk")
+    with trio.fail_after(20):
+        while {device for device, there in (await online(desk)).items() if there} != {"desk"}:
+            await trio.sleep(0.05)
+
+
+async def test_a_takeover_that_the_bus_loses(deaf_cluster: Cluster) -> None:
+    """The older session changes nothing more, and what it asks for tells it: requests do so as sends do."""
+    older = await hello(deaf_cluster, 1, deaf_cluster.token("ann"), "phone")
+    await hello(deaf_cluster, 0, deaf_cluster.token("ann"), "phone")
+    assert (await older.ask("create", title="t", members=[]))["code"] == "out_of_place"
+    assert await older.closed() == 4203
+
+
 async def test_a_session_ends_with_its_token(cluster: Cluster) -> None:
     """Of two devices on one token one is signed out: the token is revoked, and that ends the session of the other."""
     token = cluster.token("sharer")

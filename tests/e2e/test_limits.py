@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ async def test_one_can_ask_how_one_stands(limited: Cluster) -> None:
         http, limited, 0, "/v1/rate-limit", "Authorization: Bearer a.b.c"
     )
     assert (status, body["error"]["code"], "www-authenticate" in headers) == (401, "unauthenticated", True)
+
+
+async def test_a_token_that_was_taken_back_tells_nothing(limited: Cluster) -> None:
+    """``GET /v1/rate-limit`` with the token of a device that was signed out: as at the hello."""
+    token = limited.token("leaver")
+    peer = await Peer.bare(limited.server(0))
+    await peer.send({"t": "hello", "token": token, "device": "d1"})
+    await peer.until(lambda m: m["t"] == "live")
+    ask = partial(http, limited, 0, "/v1/rate-limit", f"Authorization: Bearer {token}")
+    assert (await trio.to_thread.run_sync(ask))[0] == 200
+    assert (await peer.ask("sign_out", device="d1"))["t"] == "ok"
+    assert (await trio.to_thread.run_sync(ask))[0] == 401
 
 
 async def test_a_tier_of_the_token_and_one_of_the_operator(limited: Cluster) -> None:

@@ -206,6 +206,15 @@ async def test_passing_things_that_come_too_often(quick: Cluster) -> None:
     assert (await ann.say(conv, "x"))["t"] == "ack"
 
 
+async def test_a_watch_of_many_counts_as_several(quick: Cluster) -> None:
+    """One for each 50 users: of five with 400 each the third is refused at the latest."""
+    ann = await Peer.open(quick, 0, "ann6b")
+    for _ in range(5):
+        await ann.send({"t": "watch", "users": [f"nobody{number}" for number in range(400)]})
+    error = await ann.until(lambda m: m["t"] == "error")
+    assert error["code"] == "rate_limited"
+
+
 async def test_receipts_of_a_dm(quick: Cluster) -> None:
     """To the other one and to one's other devices; up-to marks that never move back, and stand in ``members``."""
     ann, conv = await acquaint(quick, "ann7", "bob7")
@@ -269,3 +278,38 @@ async def test_receipts_of_a_group_of_201(quick: Cluster) -> None:
     await member.ask("blocked")
     assert [m for m in member.seen + other.seen if m["t"] in ("receipt", "typing")] == []
     assert [m for m in owner.seen if m["t"] == "typing"] == []
+
+
+@pytest.mark.parametrize("blocker", ["who.watches", "who.is.watched"])
+async def test_a_block_ends_what_the_two_hear_of_each_other(quick: Cluster, blocker: str) -> None:
+    """Presence, typing and receipts of the 1:1 conversation, in both directions, on whatever nodes; and back again."""
+    one, other = f"fay.{blocker}", f"gus.{blocker}"
+    fay, conv = await acquaint(quick, one, other)
+    gus = await Peer.open(quick, 1, other)
+    for peer, them in ((fay, other), (gus, one)):
+        await peer.send({"t": "watch", "users": [them]})
+        await peer.until(is_(them, "online"))
+    here, them = (fay, other) if blocker == "who.watches" else (gus, one)
+    assert (await here.ask("block", user=them, on=True))["t"] == "ok"
+    for peer, name in ((fay, other), (gus, one)):
+        await peer.until(is_(name, "offline"))
+        assert "last_seen" not in peer.seen[-1]
+    side = await Peer.open(quick, 0, f"hal.{blocker}")
+    for peer, name in ((fay, one), (gus, other)):
+        marks = len(peer.seen)
+        with_side = (await side.say(f"@{name}", "look"))["conv"]
+        teller = gus if peer is fay else fay
+        await teller.send({"t": "typing", "conv": conv, "on": True})
+        await teller.send({"t": "read", "conv": conv, "seq": 1})
+        await teller.ask("conversations")
+        # The same by somebody else, behind it on the same way, is told.
+        await side.send({"t": "typing", "conv": with_side, "on": True})
+        await peer.until(lambda m, at=with_side: m["t"] == "typing" and m["conv"] == at)
+        assert not [m for m in peer.seen[marks:] if m["t"] in ("typing", "receipt") and m["conv"] == conv]
+        (marked,) = [m for m in (await peer.ask("members", conv=conv))["members"] if m["user"] != name]
+        assert "read" not in marked
+    assert (await here.ask("block", user=them, on=False))["t"] == "ok"
+    for peer, name in ((fay, other), (gus, one)):
+        await peer.until(is_(name, "online"))
+    await gus.send({"t": "typing", "conv": conv, "on": True})
+    await fay.until(lambda m: m["t"] == "typing" and m["conv"] == conv)

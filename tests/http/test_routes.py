@@ -46,6 +46,9 @@ class Ledger:
             raise Unavailable("disk full")
         return self.accounts.get(name)
 
+    async def revoked(self, token: bytes) -> bool:
+        return False
+
     async def submit(self, operation: Operation) -> Outcome:
         assert isinstance(operation, CreateAccount)
         if operation.user in self.accounts:

@@ -290,6 +290,23 @@ async def test_sign_ins_fail_closed(autojump_clock: trio.testing.MockClock) -> N
     assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == 0
 
 
+async def test_when_a_closed_sign_in_is_worth_another_try(autojump_clock: trio.testing.MockClock) -> None:
+    """When Redis is asked again, and not before; and it never says that all is well again sooner than that."""
+    limiter = Limiter(Tiers(SLOW), Metrics())
+    limiter.connect(Unreachable())
+    limiter.link_up()
+    for _ in range(60):
+        assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == 0
+    for pause in (0, 4, 10):
+        await trio.sleep(pause)
+        for _ in range(5):
+            told = await limiter.count(Operation.SIGN_IN, "192.0.2.1")
+            assert told.wait_s == pytest.approx(limiter._breaker.wait(trio.current_time()))
+            assert 0 < told.wait_s <= told.reset_s
+            assert told.remaining == 0
+    assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == pytest.approx(16)
+
+
 async def test_without_redis_at_all(autojump_clock: trio.testing.MockClock) -> None:
     """A limiter that has no Redis limits here, and waits for nobody."""
     limiter = Limiter(Tiers(SLOW), Metrics())
@@ -302,3 +319,31 @@ async def test_without_redis_at_all(autojump_clock: trio.testing.MockClock) -> N
     assert (messages.remaining, search.remaining) == (0, 0)
     limiter.leave(limits)
     assert limiter.leases == 0
+
+
+async def test_who_reconnects_without_redis_begins_with_what_was_left(autojump_clock: trio.testing.MockClock) -> None:
+    """The last session's end gives nothing back, and time does: twenty reconnects let one burst through, not twenty."""
+    limiter = Limiter(Tiers(SLOW), Metrics())
+    passed = 0
+    for _ in range(20):
+        limits = limiter.enter("ann", "")
+        passed += spend(limits, 2 * SLOW.messages_burst)
+        limiter.leave(limits)
+    assert passed == SLOW.messages_burst
+    await trio.sleep(5 / SLOW.messages_per_second)
+    assert spend(limiter.enter("ann", ""), 100) == 5
+
+
+async def test_who_leaves_before_the_first_answer_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    """A session that waits for Redis' first answer and ends meanwhile is told, and nothing of it stays."""
+    limiter = Limiter(Tiers(SLOW), Metrics())
+    limiter.connect(Unreachable())
+    limiter.link_up()
+    limits = limiter.enter("ann", "")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limiter.ready, limits)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        limiter.leave(limits)
+    assert trio.current_time() == began
+    assert not limiter._first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from chatd.adapters.redis.presence import RedisBoard
 from chatd.adapters.sqlite.store import SqliteStore, open_store
 from chatd.adapters.valkey import EmbeddedValkey
-from chatd.conversations.operations import Author, CreateGroup, OpenDevice, Operation
+from chatd.conversations.operations import Author, CreateGroup, Event, OpenDevice, Operation
+from chatd.delivery.envelope import Signal
+from chatd.delivery.topic import HeldBytes, Topic
 from chatd.ops.metrics import Metrics
 from chatd.presence.actor import Presence
 
@@ -71,10 +73,11 @@ class Node:
         self.name = name
         self.metrics = Metrics()
         self.presence = Presence(
-            place.store, self._submit, self.metrics, nullcontext(), settings, lambda: 10**12 + int(trio.current_time() * 1000)
+            place.store, self._submit, self._signal, self.metrics, nullcontext(), settings,
+            lambda: 10**12 + int(trio.current_time() * 1000)
         )
         self.board = RedisBoard(
-            place.server.url, name, self.presence.told, self.presence.board_lost, expiry=settings.expiry_seconds,
+            place.server.url, name, self.presence.heard_of, self.presence.board_lost, expiry=settings.expiry_seconds,
             jitter=lambda: 0.5,
         )  # fmt: skip
         self.presence.connect(self.board)
@@ -90,6 +93,19 @@ class Node:
     def _submit(self, operation: Operation, _: Any) -> bool:
         self._place.nursery.start_soon(self._place.do, operation)
         return True
+
+    def _signal(self, outgoing: Mapping[bytes, list[Signal]]) -> None:
+        for node in self._place.nodes:
+            for channel, signals in outgoing.items():
+                if node is not self:
+                    node.presence.heard(channel, signals)
+
+    def moved(self, conv: str, user: str, kind: str, *apart: Session) -> None:
+        """The hub has released that event of the conversation, which these sessions follow and still read the store of."""
+        topic: Topic[Any] = Topic(conv, group=True, held_bound=0, held_bytes=HeldBytes(0))
+        for session in apart:
+            topic.follow(session)
+        self.presence.membership_moved(topic, Event(conv, 9, 1, "ann", kind, cbor2.dumps({"user": user}), 0, 0))
 
     def enter(self, author: Author) -> Session:
         session = Session(author)
@@ -110,9 +126,11 @@ class Place:
         self.nursery = nursery
         self.clock = clock
         self._writing = trio.Lock()
+        self.nodes: list[Node] = []
 
     async def node(self, name: str, **settings: Any) -> Node:
         made = Node(self, name, Settings(**settings))
+        self.nodes.append(made)
         await self.until(lambda: made.board.up)
         return made
 

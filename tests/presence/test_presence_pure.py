@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.presence.roster import Roster, shown
-from chatd.presence.status import NOWHERE, State, Status, device_status, merge, merge_states, told
+from chatd.presence.status import NOWHERE, PresenceState, Status, device_status, merge, merge_states, public_part
 from chatd.presence.watched import Watched
 from chatd.timers import Timers
 
 AWAY, RENEW, EXPIRY = 300.0, 30.0, 60.0
-states = st.builds(State, st.sampled_from([Status.AWAY, Status.ONLINE]), st.integers(0, 5))
+states = st.builds(PresenceState, st.sampled_from([Status.AWAY, Status.ONLINE]), st.integers(0, 5))
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Device:
 
 
 @given(st.lists(states), st.randoms())
-def test_the_order_of_nodes_does_not_matter(found: list[State], random: object) -> None:
+def test_the_order_of_nodes_does_not_matter(found: list[PresenceState], random: object) -> None:
     """Merged in any order, and in any grouping, it is the same: two devices never make it flip-flop."""
     mixed = list(found)
     random.shuffle(mixed)  # type: ignore[attr-defined]
@@ -39,8 +39,8 @@ def test_who_is_away() -> None:
     assert device_status(Device(0.0), 299.9, AWAY) is Status.ONLINE
     assert device_status(Device(0.0), 300.0, AWAY) is Status.AWAY
     assert device_status(Device(0.0, inactive=True), 1.0, AWAY) is Status.AWAY
-    assert told(State(Status.ONLINE, 5)) == State(Status.ONLINE, 0)
-    assert told(State(Status.AWAY, 5)) == State(Status.AWAY, 5)
+    assert public_part(PresenceState(Status.ONLINE, 5)) == PresenceState(Status.ONLINE, 0)
+    assert public_part(PresenceState(Status.AWAY, 5)) == PresenceState(Status.AWAY, 5)
 
 
 actions = st.lists(
@@ -108,9 +108,9 @@ def test_what_is_hidden_is_not_shown() -> None:
     ((_, person, _),) = roster.due(2.0)
     assert shown(person, 1000.0) == NOWHERE
     person.shows = (True, True)
-    assert shown(person, 1000.0) == shown(person, 1000.9) == State(Status.ONLINE, 3000)
+    assert shown(person, 1000.0) == shown(person, 1000.9) == PresenceState(Status.ONLINE, 3000)
     person.shows = (True, False)
-    assert shown(person, 1000.0) == State(Status.ONLINE, 0)
+    assert shown(person, 1000.0) == PresenceState(Status.ONLINE, 0)
     person.shows = (False, True)
     assert shown(person, 1000.0) == NOWHERE
 
@@ -118,19 +118,19 @@ def test_what_is_hidden_is_not_shown() -> None:
 def test_leases_of_other_nodes_run_out_and_own_ones_do_not() -> None:
     """``expire`` lets go of what is over; ``extend`` gives more time; the last known moment stays known."""
     watched: Watched[object] = Watched()
-    watched.hold("a", State(Status.ONLINE, 7), 60.0)
-    watched.hold("b", State(Status.AWAY, 5), 30.0)
-    assert watched.state() == State(Status.ONLINE, 0)
+    watched.hold("a", PresenceState(Status.ONLINE, 7), 60.0)
+    watched.hold("b", PresenceState(Status.AWAY, 5), 30.0)
+    assert watched.state() == PresenceState(Status.ONLINE, 0)
     assert watched.look_at(0.0, 45.0) == 30.0
     watched.extend(50.0)
     watched.expire(49.0, "")
     assert set(watched.leases) == {"a", "b"}
     watched.expire(60.0, "")
-    assert watched.state() == State(Status.OFFLINE, 7)
-    watched.hold("", State(Status.AWAY, 9), 0.0)
+    assert watched.state() == PresenceState(Status.OFFLINE, 7)
+    watched.hold("", PresenceState(Status.AWAY, 9), 0.0)
     watched.expire(100.0, "")
-    assert watched.state() == State(Status.AWAY, 9)
-    watched.hold("", State(Status.OFFLINE, 0), 0.0)
+    assert watched.state() == PresenceState(Status.AWAY, 9)
+    watched.hold("", PresenceState(Status.OFFLINE, 0), 0.0)
     assert watched.state() == NOWHERE
 
 

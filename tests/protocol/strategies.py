@@ -16,8 +16,16 @@ convs = st.text(min_size=1, max_size=64)
 bodies = st.one_of(texts, st.binary(max_size=300))
 name_lists = st.lists(names, max_size=5)
 users = st.lists(names, min_size=1, max_size=5)
-titles = st.text(min_size=1, max_size=200)
-emojis = st.text(min_size=1, max_size=32)
+_TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+_shown = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters=_TURNING)
+
+
+def shown(size: int) -> st.SearchStrategy[str]:
+    """What people are shown: no control characters, and not of white space alone."""
+    return st.text(_shown, min_size=1, max_size=size).filter(lambda text: bool(text.strip()))
+
+
+titles, emojis, devices = shown(200), shown(32), shown(64)
 roles = st.sampled_from(["owner", "admin", "member"])
 flags = st.booleans()
 
@@ -67,8 +75,8 @@ _limits = st.fixed_dictionaries({"scope": names, "limit": naturals, "remaining":
 
 STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Hello: st.builds(
-        m.Hello, token=st.text(min_size=1, max_size=300), device=convs,
-        positions=maybe(st.dictionaries(convs, naturals, max_size=5)), agent=maybe(st.text(max_size=200)),
+        m.Hello, token=st.text(min_size=1, max_size=300), device=devices,
+        positions=maybe(st.dictionaries(convs, naturals, max_size=5)), agent=maybe(st.just("") | shown(200)),
     ),
     m.Send: st.builds(
         m.Send, cseq=positives, to=convs, body=bodies, type=names, reply_to=maybe(positives), mentions=maybe(name_lists)
@@ -113,7 +121,7 @@ STRATEGIES: dict[type[Struct], st.SearchStrategy] = {
     m.Privacy: st.builds(m.Privacy, id=naturals, presence=maybe(flags), last_seen=maybe(flags)),
     m.RateLimit: st.builds(m.RateLimit, id=naturals),
     m.Welcome: st.builds(
-        m.Welcome, user=names, device=convs, session=texts, cseq=naturals, time=naturals, heartbeat_ms=positives,
+        m.Welcome, user=names, device=devices, session=texts, cseq=naturals, time=naturals, heartbeat_ms=positives,
         limits=st.dictionaries(names, naturals, max_size=5),
     ),
     m.Event: st.builds(lambda head, keys: m.Event(**head, **keys), heads, _kinds),

@@ -311,3 +311,43 @@ def test_a_body_may_hold_the_seal():
     for body in (SEALED, "end of a message"):
         message = m.Send(cseq=1, to="c", body=body)
         assert decode_client(Encoding.CBOR, encode(Encoding.CBOR, message)) == message
+
+
+@pytest.mark.parametrize("fault", ["\0", "a\nb", " \u3000", "\x7f", "\x85", "\u202eevil", "a\u2066", "\x1b[2J", "\t"])
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("device", {"t": "hello", "token": "x"}), ("agent", {"t": "hello", "token": "x", "device": "d"}),
+        ("title", {"t": "create", "id": 1, "members": []}), ("title", {"t": "rename", "id": 1, "conv": "c"}),
+        ("emoji", {"t": "react", "cseq": 1, "conv": "c", "seq": 1}),
+    ],
+)  # fmt: skip
+def test_what_is_shown_has_no_control_characters(field, message, fault):
+    """Nothing that moves a cursor, turns the text around, or cannot be seen; the answer names the field."""
+    with pytest.raises(Malformed, match=rf"without control characters.*`\$\.{field}`"):
+        decode_client(Encoding.CBOR, cbor2.dumps(message | {field: fault}))
+    for good in ("a b", "👩‍👩‍👧", "عربي", "é", " x"):
+        decode_client(Encoding.CBOR, cbor2.dumps(message | {field: good}))
+
+
+@pytest.mark.parametrize(
+    ("message", "allowed"),
+    [
+        ({"t": "role", "id": 1, "conv": "c", "user": "u", "role": "king"}, "`owner`, `admin`, `member` - at `$.role`"),
+        ({"t": "create", "id": 1, "title": "t", "members": [], "history": "x"}, "`since_join`, `all` - at `$.history`"),
+        ({"t": "search", "id": 1, "query": "q", "order": "a' - at `$.conv`"}, "`newest`, `ranked` - at `$.order`"),
+    ],
+)
+def test_a_choice_names_what_there_is(message, allowed):
+    """One of a few words: the answer says which."""
+    with pytest.raises(Malformed) as fault:
+        decode_client(Encoding.CBOR, cbor2.dumps(message))
+    assert fault.value.message == f"{message['t']}: Expected one of {allowed}"
+
+
+def test_half_of_a_surrogate_pair_is_called_so():
+    """The bytes are UTF-8; what they escape is no character."""
+    with pytest.raises(Malformed, match="half of a surrogate pair"):
+        decode_client(Encoding.JSON, b'{"t": "send", "cseq": 1, "to": "g", "body": "\\ud800"}')
+    with pytest.raises(Malformed, match="not UTF-8"):
+        decode_client(Encoding.JSON, b'{"t": "send", "cseq": 1, "to": "g", "body": "\xff"}')

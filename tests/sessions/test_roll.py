@@ -71,10 +71,10 @@ async def test_who_left_is_told_until_the_store_has_it(
     lost, nor the renewal; afterwards nothing is told twice."""
     roll, book = running
     book.broken = True
-    roll.left(author(1, 5))
+    roll.session_over(author(1, 5))
     await trio.sleep(LEASE_MS / 1000)
-    roll.left(author(2))
-    roll.left(author(1, 4))
+    roll.session_over(author(2))
+    roll.session_over(author(1, 4))
     assert len(book.calls) == 1
     book.broken = False
     await trio.sleep(2)
@@ -87,13 +87,13 @@ async def test_one_call_is_bounded(running: tuple[Roll, Book], autojump_clock: t
     """Thousands who leave at once are told in parts."""
     roll, book = running
     for number in range(LEFT_AT_ONCE * 2 + 1):
-        roll.left(author(number))
+        roll.session_over(author(number))
     await trio.sleep(2)
     assert [len(call.left) for call in book.calls] == [0, LEFT_AT_ONCE, LEFT_AT_ONCE, 1]
 
 
 async def test_a_node_that_ends_in_order_takes_all_along(tmp_path: Path) -> None:
-    """On a real store: a session is online from its hello on, and after ``leave`` nobody is, without waiting for the lease."""
+    """On a real store: a session is online from its hello on, and after ``sign_off`` nobody is, without waiting for the lease."""
     async with open_store(tmp_path / "chatd.db") as store, trio.open_nursery() as nursery:
         writer = writer_of(store)
         roll = Roll(writer, HERE)
@@ -106,6 +106,6 @@ async def test_a_node_that_ends_in_order_takes_all_along(tmp_path: Path) -> None
             return [entry.online for entry in await store.devices(opened.author.user_no, now)]
 
         assert await online() == [True]
-        await roll.leave()
+        await roll.sign_off()
         assert await online() == [False]
         nursery.cancel_scope.cancel()

@@ -24,14 +24,18 @@ from chatd.conversations.operations import (
     Author,
     CreateAccount,
     CreateGroup,
+    Delete,
     DeviceOpened,
     Done,
+    Edit,
     Mark,
     Marked,
+    Mute,
     NoteSeen,
     OpenDevice,
     Operation,
     Outcome,
+    Pin,
     Refused,
     RemoveMembers,
     Rename,
@@ -41,6 +45,7 @@ from chatd.conversations.operations import (
     SetPrivacy,
     SetRole,
     SetTier,
+    SignOut,
 )
 from chatd.store.port import Audience, Privacy, Store, Tally
 
@@ -91,6 +96,53 @@ class StoreConformance:
             accounts = [await store.account(name) for name in ("a", "b")]
             assert [account.tier for account in accounts if account is not None] == ["premium", ""]
 
+    @pytest.mark.parametrize("blocker", ["a", "b"])
+    async def test_who_blocks_and_who_is_blocked_know_nothing_of_each_other(self, engine: Engine, blocker: str) -> None:
+        """By their 1:1 conversation: no presence, no typing, no marks, in either direction; by a group both are in, all of it."""
+        async with engine() as store:
+            users = dict(zip("abc", await people(store, "a", "b", "c"), strict=True))
+            a, b = users["a"], users["b"]
+            one, other = users[blocker], users["b" if blocker == "a" else "a"]
+            (sent,) = await do(store, message(a, 1, "@b"))
+            mark = Mark(author=b, conv=sent.conv, delivered=1, read=1)
+            (blocked, marked) = await do(store, SetBlock(author=one, user=other.user, on=True), mark)
+            assert blocked == Done(sent.conv)
+            assert (marked.dm, marked.moved) == (("b",), True)
+            for who, them in ((a, "b"), (b, "a")):
+                assert await store.acquainted(who.user_no, [them]) == []
+                shown = {member.user: member.read for member in await store.members(who.user_no, sent.conv) or []}
+                assert shown == {who.user: who is b, them: None}
+            assert (await store.audiences([sent.conv]))[sent.conv].silent
+            conv = await group(store, users["c"], "a", "b")
+            assert not (await store.audiences([conv]))[conv].silent
+            assert [known.user for known in await store.acquainted(a.user_no, ["b"])] == ["b"]
+            assert {member.read for member in await store.members(a.user_no, conv) or []} == {0}
+            await do(
+                store, RemoveMembers(author=users["c"], conv=conv, users=("a",)), message(a, 2, sent.conv),
+                SetBlock(author=one, user=other.user, on=False), message(a, 3 - (blocker == "b"), sent.conv),
+            )  # fmt: skip
+            assert [known.user for known in await store.acquainted(b.user_no, ["a"])] == ["a"]
+            (again,) = await do(store, Mark(author=b, conv=sent.conv, delivered=2, read=2))
+            assert again.dm == ("a", "b")
+            assert {member.read for member in await store.members(a.user_no, sent.conv) or []} == {0, 2}
+
+    async def test_a_reply_is_to_a_message(self, engine: Engine) -> None:
+        """Deleted since or not, in the same batch or not. To another event it is refused, and to what one may not see."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a)
+            kept, added, *replies = await do(
+                store, message(a, 1, conv), AddMembers(author=a, conv=conv, users=("b",)),
+                *[msgspec.structs.replace(message(a, 2, conv), reply_to=seq) for seq in (1, 3, 4, 2)],
+                msgspec.structs.replace(message(b, 1, conv), reply_to=2), Delete(
+                    author=a, cseq=3, conv=conv, seq=4, payload=cbor2.dumps({"target": 4}), digest=b"d"
+                ), msgspec.structs.replace(message(b, 1, conv), reply_to=4),
+            )  # fmt: skip
+            assert isinstance(kept, Appended)
+            assert isinstance(added, Appended)
+            assert [code(replies[n]) for n in (0, 1, 2, 4)] == ["not_found"] * 4
+            assert [replies[n].events[0].seq for n in (3, 5, 6)] == [4, 5, 6]
+
     async def test_a_reply_is_to_an_event_of_the_log(self, engine: Engine) -> None:
         """One beyond the log is refused and changes nothing: no conversation is made for it, no cseq is used."""
         async with engine() as store:
@@ -120,6 +172,29 @@ class StoreConformance:
             (sent,) = await do(store, message(opening.author, 2, conv, "two"))
             assert isinstance(sent, Appended)
             assert await whole(store, conv) == [(1, "created"), (2, "message"), (3, "message")]
+
+    async def test_a_replaced_session_changes_nothing(self, engine: Engine) -> None:
+        """Nothing that an older session asks is carried out, numbered or not, here or on another node; but its marks are: the
+        device holds what it says that it holds."""
+        async with engine() as store, engine() as elsewhere:
+            old, _, _ = await people(store, "a", "b", "c")
+            conv = await group(store, old, "b")
+            (opening,) = await do(elsewhere, OpenDevice(user="a", device="d"))
+            asked: list[Operation] = [
+                CreateGroup(author=old, title="g", members=(), history="all"), AddMembers(author=old, conv=conv, users=("c",)),
+                RemoveMembers(author=old, conv=conv, users=("b",)), SetRole(author=old, conv=conv, user="b", role="admin"),
+                Rename(author=old, conv=conv, title="t"), Mute(author=old, conv=conv, until=NOW * 2),
+                SetBlock(author=old, user="b", on=True), SetPrivacy(author=old, presence=False), SignOut(author=old, device="d"),
+                message(old, 1, conv), Edit(author=old, cseq=1, conv=conv, seq=1, payload=b"", digest=b""),
+                Pin(author=old, conv=conv, seq=1, on=True),
+            ]  # fmt: skip
+            assert {code(outcome) for outcome in await do(store, *asked)} == {"out_of_place"}
+            assert await whole(store, conv) == [(1, "created")]
+            assert await store.blocked(old.user_no) == []
+            assert (await store.privacies(["a"]))["a"] == Privacy(True, True)
+            (marked,) = await do(store, Mark(author=old, conv=conv, delivered=1, read=0))
+            assert isinstance(marked, Marked)
+            assert isinstance((await do(store, message(opening.author, 1, conv)))[0], Appended)
 
     async def test_contiguous_over_batches(self, engine: Engine) -> None:
         """I4: 1, 2, 3 over batches, senders and kinds; ``at`` never goes back, though the clock does."""
@@ -237,14 +312,14 @@ class StoreConformance:
             assert cbor2.loads(gone.events[0].payload) == {"user": "c", "role": "owner"}
 
     async def test_what_a_former_member_reads(self, engine: Engine) -> None:
-        """I8: to the ``left`` event by catch-up, nothing by history; and again from the new ``joined`` on."""
+        """I8: to the ``left`` event by catch-up, nothing by history; and both parts when they are a member again."""
         async with engine() as store:
             a, b = await people(store, "a", "b")
             conv = await group(store, a, "b")
             await do(store, message(a, 1, conv), RemoveMembers(author=a, conv=conv, users=("b",)), message(a, 2, conv))
 
-            async def read(*, former: bool) -> Any:
-                page = await store.page(b.user_no, conv, after=0, before=None, limit=50, max_bytes=10**6, former=former)
+            async def read(*, former: bool, after: int = 0) -> Any:
+                page = await store.page(b.user_no, conv, after=after, before=None, limit=50, max_bytes=10**6, former=former)
                 return page and [event.seq for event in page.events]
 
             assert await read(former=True) == [1, 2, 3]
@@ -252,7 +327,8 @@ class StoreConformance:
             standing = (await store.standings(b.user_no, b.device_no))[0]
             assert (standing.member, standing.last) == (False, 3)
             await do(store, AddMembers(author=a, conv=conv, users=("b",)), message(a, 3, conv))
-            assert await read(former=False) == [5, 6]
+            assert await read(former=False) == [1, 2, 3]
+            assert await read(former=False, after=3) == [5, 6]
 
     @pytest.mark.parametrize(("history", "seen"), [("since_join", [3]), ("all", [1, 2, 3])])
     async def test_what_a_new_member_reads(self, engine: Engine, history: str, seen: list[int]) -> None:
@@ -304,6 +380,21 @@ class StoreConformance:
             page = await store.page(a.user_no, made.conv, after=None, before=None, limit=20, max_bytes=130_000)
             assert page is not None
             assert ([event.seq for event in page.events], page.more) == ([29, 30], True)
+
+    async def test_several_logs_are_one_read(self, engine: Engine) -> None:
+        """In the order that was asked for, each as ``log`` has it; bounded together, and never without the first."""
+        async with engine() as store:
+            (a,) = await people(store, "a")
+            one, two = await group(store, a), await group(store, a)
+            await do(store, *[message(a, n, one if n % 2 else two, "y" * 60_000) for n in range(1, 9)])
+
+            async def read(*wanted: tuple[str, int], limit: int = 20, **bounds: int) -> list[list[int]]:
+                return [[event.seq for event in found] for found in await store.logs(wanted, limit, **bounds)]
+
+            assert await read((two, 3), (one, 1), ("nowhere", 0), (one, 5)) == [[4, 5], [2, 3, 4, 5], [], []]
+            assert await read((two, 1), (one, 1), limit=1) == [[2], [2]]
+            assert await read((two, 1), (one, 1), max_bytes=1) == [[2]]
+            assert await read((two, 1), (one, 1), max_bytes=260_000) == [[2, 3, 4, 5]]
 
     async def test_one_standing_is_the_entry_of_all(self, engine: Engine) -> None:
         """``standing`` of each conversation, former ones included, equals ``standings``; None where one never was."""
@@ -442,17 +533,17 @@ class StoreConformance:
             assert (await store.standings(b.user_no, fresh.device_no))[0].cursor == 100
             assert (await store.standings(b.user_no, b.device_no))[0].cursor == 7
 
-    async def test_changes_never_omit(self, engine: Engine) -> None:
-        """``changes``: every head and every membership since the token, of this process and of another."""
+    async def test_what_was_committed_is_never_omitted(self, engine: Engine) -> None:
+        """``committed``: every head and every membership since the token, of this process and of another."""
         async with engine() as one, engine() as other:
             a, _ = await people(one, "a", "b")
-            token = (await one.changes(None)).token
+            token = (await one.committed(None)).token
             (made,) = await do(other, message(a, 1, "@b"))
             conv = await group(other, a, "b")
-            found = await one.changes(token)
+            found = await one.committed(token)
             assert found.heads == {made.conv: 1, conv: 1}
             assert {("b", made.conv), ("b", conv)} <= set(found.joined)
-            assert (await one.changes(found.token)).heads == {}
+            assert (await one.committed(found.token)).heads == {}
 
     async def test_accounts_blocks_and_devices(self, engine: Engine) -> None:
         """Names are taken once, unknown users open nothing, blocked users are refused, devices are bounded."""

@@ -18,6 +18,7 @@ from chatd.conversations.operations import (
     Outcome,
     Refused,
     Rehash,
+    RemoveMembers,
     Rename,
     Repeated,
     RollCall,
@@ -94,6 +95,16 @@ class DevicesConformance:
             assert not dict(await names(store, here, now=NOW + 70_000))["there"]
             await do(store, RollCall(node=HERE, lease_ms=0), now=NOW + 70_000)
             assert not dict(await names(store, here, now=NOW + 70_000))["here"]
+
+    async def test_which_tokens_are_taken_back(self, engine: Engine) -> None:
+        """Those that the device used, and no other."""
+        async with engine() as store:
+            (mine,) = await people(store, "a")
+            await opened(store, "a", "phone", ONE)
+            await opened(store, "a", "desk", TWO)
+            assert not await store.revoked(ONE)
+            await do(store, SignOut(author=mine, device="phone"))
+            assert [await store.revoked(token) for token in (ONE, TWO, b"")] == [True, False, False]
 
     async def test_a_sign_out_fences_at_once(self, engine: Engine) -> None:
         """What the sessions of the device would still change is refused from that very commit on, its marks, too; nothing
@@ -207,6 +218,18 @@ class DevicesConformance:
             await opened(store, "a", "new")
             assert await refused(store, "a", "x7") == "too_many_devices"
             await opened(store, "a", "x8")
+
+    async def test_a_former_members_new_device_misses_nothing(self, engine: Engine) -> None:
+        """I7: it begins at the read mark, or so many events before the own ``left``; what the group has said since does not
+        count, also where the commit that opens the device says more."""
+        async with engine() as store:
+            a, b = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            await do(store, RemoveMembers(author=a, conv=conv, users=("b",)))
+            await do(store, *[message(a, number, conv) for number in range(1, 1101)])
+            _, opening = await do(store, message(a, 1101, conv), OpenDevice(user="b", device="new"))
+            (standing,) = await store.standings(b.user_no, opening.author.device_no)
+            assert (standing.cursor, standing.last) == (0, 2)
 
     async def test_endings_are_found_by_looking(self, engine: Engine) -> None:
         """Every node finds what ended since it last looked, each in its order; they are kept for a time, and not for ever."""

@@ -24,7 +24,7 @@ from chatd.conversations.operations import (
     Rename,
     Send,
 )
-from chatd.store.port import RANKED, Search, Store
+from chatd.store.port import RANKED, SearchTerms, Store
 from chatd.store.query import Term, parse
 from tests.store.conformance import NOW, Engine, do, group, message, people
 from tests.store.conformance_changes import delete, edit
@@ -39,8 +39,8 @@ async def indexed(store: Store) -> None:
         pass
 
 
-def wanted(query: str, **narrow: Any) -> Search:
-    return Search(terms=parse(query), **narrow)
+def wanted(query: str, **narrow: Any) -> SearchTerms:
+    return SearchTerms(terms=parse(query), **narrow)
 
 
 async def found(store: Store, who: Author, query: str, **narrow: Any) -> list[str]:
@@ -52,7 +52,7 @@ async def found(store: Store, who: Author, query: str, **narrow: Any) -> list[st
     return [cbor2.loads(event.payload)["body"] for event in events]
 
 
-async def pages(store: Store, who: Author, search: Search, limit: int, max_bytes: int = BIG) -> list[list[int]]:
+async def pages(store: Store, who: Author, search: SearchTerms, limit: int, max_bytes: int = BIG) -> list[list[int]]:
     """The ``seq`` of what each page holds."""
     listed: list[list[int]] = []
     cursor = None
@@ -139,7 +139,7 @@ class SearchConformance:
             assert await found(store, c, "word") == ["word three"]
             await do(store, AddMembers(author=a, conv=since, users=("b",)), message(a, 4, since, "word four"))
             await indexed(store)
-            assert await found(store, b, "word") == ["word four", "word two"]
+            assert await found(store, b, "word") == ["word four", "word three", "word two", "word one"]
             for conv in (since, "absent"):
                 d = (await people(store, "d"))[0]
                 assert await store.search(d.user_no, wanted("word", conv=conv), cursor=None, limit=9, max_bytes=BIG) is None
@@ -289,7 +289,7 @@ class SearchConformance:
 
         async def ask(store: Store, who: Author) -> None:
             for prefix in (False, True):
-                search = Search(terms=(Term(text, prefix), Term("word")), ranked=prefix)
+                search = SearchTerms(terms=(Term(text, prefix), Term("word")), ranked=prefix)
                 assert await store.search(who.user_no, search, cursor=None, limit=9, max_bytes=BIG) is not None
             await store.find(who.user_no, text, conv=None, limit=9)
 
@@ -316,7 +316,7 @@ class SearchConformance:
             rules = [rf"\b{term.text}{'' if term.prefix else chr(92) + 'b'}" for term in terms]
             expected = [body for body in bodies if all(re.search(rule, body) for rule in rules)]
             answer = await store.search(
-                who.user_no, Search(terms=terms, conv=conv), cursor=None, limit=200, max_bytes=BIG
+                who.user_no, SearchTerms(terms=terms, conv=conv), cursor=None, limit=200, max_bytes=BIG
             )
             assert answer is not None
             assert [cbor2.loads(event.payload)["body"] for event in answer[0]] == expected[::-1]

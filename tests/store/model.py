@@ -30,7 +30,7 @@ class Group:
     everything: bool
     log: list[Entry] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
+    stays: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
 
@@ -46,11 +46,18 @@ class Group:
 
     def _enter(self, name: str) -> None:
         self.roles[name] = "member"
-        self.first[name] = 1 if self.everything else len(self.log)
-        self.read[name] = max(self.read.get(name, 0), len(self.log) - 1)
+        self.stays.setdefault(name, []).append((len(self.log), 2**53))
+        self.read.setdefault(name, len(self.log) - 1)
+
+    def sees(self, name: str) -> list[int]:
+        """I8: the log of all one's memberships, each from ``joined`` to ``left``; or all up to the last."""
+        stays = self.stays.get(name, [])
+        if self.everything and stays:
+            stays = [(1, stays[-1][1])]
+        return [seq for seq in range(1, len(self.log) + 1) if any(first <= seq <= last for first, last in stays)]
 
     def _message(self, name: str, seq: int) -> Entry | None:
-        if not self.first[name] <= seq <= len(self.log):
+        if seq not in self.sees(name):
             return None
         entry = self.log[seq - 1]
         return entry if entry.kind == "message" and not entry.deleted else None
@@ -107,6 +114,7 @@ class Group:
         del self.roles[by]
         self._append("left", by, at)
         self.left[by] = len(self.log)
+        self.stays[by][-1] = (self.stays[by][-1][0], len(self.log))
         return "event"
 
     def give_role(self, at: int, name: str, role: str) -> str:
@@ -124,8 +132,8 @@ class Group:
 
     def unread(self, name: str) -> list[Entry]:
         """What ``name`` has not read (I10): messages after the mark, of others, that are not deleted."""
-        begin = max(self.read[name], self.first[name] - 1)
-        return [e for e in self.log[begin:] if e.kind == "message" and e.by != name and not e.deleted]
+        after = [self.log[seq - 1] for seq in self.sees(name) if seq > self.read[name]]
+        return [e for e in after if e.kind == "message" and e.by != name and not e.deleted]
 
     def mentions(self, name: str) -> int:
         return sum(name in entry.mentions for entry in self.unread(name))

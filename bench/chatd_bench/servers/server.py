@@ -61,6 +61,8 @@ class Running:
     credentials: Mapping[str, str]
     versions: Mapping[str, str]
     settings: Mapping[str, str]
+    operators: tuple[str, ...] = ()
+    """host:port of each node's pages for operators, where a server has some."""
 
 
 class Server(ABC):

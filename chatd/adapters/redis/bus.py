@@ -69,6 +69,11 @@ class RedisBus:
         return self._unsent + self._sender.unanswered + self._sender.refused
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait to be written to the server."""
+        return self._sender.waiting_bytes + self._receiver.waiting_bytes
+
+    @property
     def reconnects(self) -> int:
         """Connections opened by both links beyond the first of each."""
         return max(0, self._sender.opened - 1) + max(0, self._receiver.opened - 1)

@@ -145,6 +145,11 @@ class Link:
         self._reason = ""
         self._scope = trio.CancelScope()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of commands that the connection has not taken yet."""
+        return self._outbox_bytes
+
     async def call(self, *command: Argument) -> Reply:
         """Send one command and return its reply. Raises LinkDown, CommandRefused; an error within an array is a value.
 

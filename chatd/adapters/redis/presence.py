@@ -1,11 +1,12 @@
 """The presence board on Redis or Valkey: one hash per user with a lease for each node, and a channel of the same name.
 
 A hash and not a key per lease, so that who is where is one read; a lease's end stands in it by the server's own clock, which
-all nodes share, and the hash itself expires with its last lease. Each batch is one small script: leases are made, told
+all nodes share, and the hash itself expires with its last lease. ``offline`` is left there as long, for a node that did not
+hear it said: a lease that is only missing might not be back yet. Each batch is one small script: leases are made, told
 and judged at one moment. A random key, the *board*, says whether everything was lost since: FLUSHALL, or another server.
 
 Owns one link, for commands and subscriptions: an answer to a read then stands in order among what is told. Waits for the
-server. ``run`` ends only when cancelled.
+server, CALL_SECONDS for each command. ``run`` ends only when cancelled.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import structlog
+import trio
 
 from chatd.adapters.redis.address import parse_address
 from chatd.adapters.redis.link import CommandRefused, Link, LinkDown, Reply
-from chatd.presence.port import BoardDown, Entry, Lease, OnLost, OnTold
+from chatd.presence.port import BoardDown, Entry, Lease, OnHeard, OnLost
 
 BATCH = 100
 """Users in one script: half a millisecond of the server's only thread."""
+CALL_SECONDS = 1.0
+"""More than the limits' link has: nobody's message waits for it, and a node that is late for a moment is no reason to say
+everything again."""
 MAX_LEASES = 100
 """Of one user in one answer; more nodes than that are not looked at."""
 _BOARD = b"chatd:presence"
@@ -33,12 +38,8 @@ local time = redis.call('TIME')
 local ends = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
 for i = 2, #KEYS do
   local said = ARGV[i + 3]
-  if string.sub(said, 1, 1) == '0' then
-    redis.call('HDEL', KEYS[i], ARGV[1])
-  else
-    redis.call('HSET', KEYS[i], ARGV[1], ends .. ':' .. said)
-    redis.call('PEXPIRE', KEYS[i], ARGV[2])
-  end
+  redis.call('HSET', KEYS[i], ARGV[1], ends .. ':' .. said)
+  redis.call('PEXPIRE', KEYS[i], ARGV[2])
   if ARGV[4] == '1' then
     redis.call('PUBLISH', KEYS[i], ARGV[1] .. ':' .. ARGV[2] .. ':' .. said)
   end
@@ -74,13 +75,13 @@ class RedisBoard:
     """Implements ``chatd.presence.port.Board``."""
 
     def __init__(
-        self, url: str, node: str, on_told: OnTold, on_lost: OnLost, *, expiry: float,
+        self, url: str, node: str, on_heard: OnHeard, on_lost: OnLost, *, expiry: float,
         jitter: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         """``node``: this one's name, hexadecimal. ``expiry``: of a lease, in seconds. Raises BadAddress."""
         self._node = node
         self._expiry_ms = int(expiry * 1000)
-        self._on_told = on_told
+        self._on_heard = on_heard
         self._on_lost = on_lost
         self._users: set[str] = set()
         self._listening = False
@@ -124,9 +125,10 @@ class RedisBoard:
 
     async def _call(self, *command: bytes | str | int) -> Reply:
         try:
-            return await self._link.call(*command)
-        except (LinkDown, CommandRefused) as fault:
-            raise BoardDown(str(fault)) from fault
+            with trio.fail_after(CALL_SECONDS):
+                return await self._link.call(*command)
+        except (LinkDown, CommandRefused, trio.TooSlowError) as fault:
+            raise BoardDown(str(fault) or "no answer in time") from fault
 
     def _see_board(self, board: Reply) -> None:
         before, self._board = self._board, board if isinstance(board, bytes) else b""
@@ -140,13 +142,20 @@ class RedisBoard:
         """See the port."""
         wanted = [user for user in users if user not in self._users]
         self._users.update(wanted)
-        try:
-            for batch in _batches(wanted):
-                await self._link.confirm(b"SUBSCRIBE", *map(_key, batch))
-        except LinkDown:
-            return  # subscribed again when it is back
-        except CommandRefused as refused:
-            self._link.drop(f"SUBSCRIBE {refused}")
+        *others, last = [*_batches(wanted)] or [()]
+        if not last or not self._link.up:
+            await trio.lowlevel.checkpoint()
+            return  # subscribed when it is back
+        for batch in others:  # sent before anything is waited for, which may be given up
+            if not self._link.post_confirmed(b"SUBSCRIBE", *map(_key, batch)):
+                self._link.drop("the outbox is full")
+        with trio.move_on_after(CALL_SECONDS):
+            try:
+                await self._link.confirm(b"SUBSCRIBE", *map(_key, last))
+            except LinkDown:
+                return
+            except CommandRefused as refused:
+                self._link.drop(f"SUBSCRIBE {refused}")
 
     def unlisten(self, users: Collection[str]) -> None:
         """See the port."""
@@ -173,7 +182,7 @@ class RedisBoard:
         if lease is None:
             self.forged += 1
         elif lease.node != self._node:
-            self._on_told(push[1].removeprefix(_PREFIX).decode("ascii", "replace"), lease)
+            self._on_heard(push[1].removeprefix(_PREFIX).decode("ascii", "replace"), lease)
 
 
 def _key(user: str) -> bytes:

@@ -2,17 +2,22 @@
 
 A session is fenced by its device's epoch: whoever opens a device, or signs it out, makes the epoch greater. Sessions
 that were signed out are told from those that were replaced by ``ended``, and stand in ``endings`` for the nodes to find.
+
+The row of a device that was signed out stays, for its ``cseq``: without it a repeat would be stored twice, "however late" (I3).
+Their number has no bound but the rate of hellos and requests, so no query of a user's devices may walk over them: each goes
+by the name, or by ``devices_here``, which leaves them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import apsw
 from chatd_protocol.codes import ErrorCode
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
+from chatd.adapters.sqlite.memberships import entered
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     Author,
@@ -37,7 +42,7 @@ NODE_KEPT_MS = 24 * 3600 * 1000
 
 
 class Access:
-    """Of one batch. ``changed`` and ``moved``: the devices and conversations whose rows the batch will write at its end."""
+    """Serves one batch. ``changed`` and ``moved``: the devices and conversations whose rows the batch will write at its end."""
 
     def __init__(
         self, connection: apsw.Connection, cache: CommitCache, now: int, changed: dict[int, Device],
@@ -91,19 +96,26 @@ class Access:
         return self._cache.device(self._connection.last_insert_rowid())
 
     def _begin_cursors(self, user: int, device: int) -> None:
-        heads = {c.no: c.head for c in self._moved.values()}  # not written yet, and this batch may have moved them
         rows = self._connection.execute(
-            "SELECT m.conv, m.read, m.first, coalesce(m.left, c.head) FROM members m"
+            f"SELECT m.conv, m.read, min(m.first, {entered('m.conv', 'm.user', 'm.joined')}), m.left, c.head"  # noqa: S608
+            " FROM members m"
             " JOIN conversations c ON c.no = m.conv WHERE m.user = ?",
             (user,),
         ).fetchall()
         self._connection.executemany(
             "INSERT INTO cursors (device, conv, seq) VALUES (?, ?, ?)",
             [
-                (device, conv, max(read, max(last, heads.get(conv, 0)) - self._new_device_events, first - 1))
-                for conv, read, first, last in cast("list[tuple[int, int, int, int]]", rows)
+                (device, conv, max(read, self._last(conv, left, head) - self._new_device_events, first - 1))
+                for conv, read, first, left, head in cast("list[tuple[int, int, int, int | None, int]]", rows)
             ],
         )
+
+    def _last(self, conv: int, left: int | None, head: int) -> int:
+        """The newest event that a user may see: of a former member the own ``left``, whatever came later."""
+        if left is not None:
+            return left
+        moved = self._moved.get(conv)  # by this batch, and not written yet
+        return head if moved is None else moved.head
 
     def _use_token(self, user: int, device: Device, opening: OpenDevice) -> None:
         """Remember which tokens a device used, each once. One that is used all the time costs nothing here."""
@@ -151,7 +163,9 @@ class Access:
         for token, expires in tokens:
             execute("INSERT OR IGNORE INTO revoked (token, expires) VALUES (?, ?)", (token, expires))
             execute("DELETE FROM device_tokens WHERE device = ? AND token = ?", (device, token))
-            found = execute("SELECT no FROM devices WHERE user = ? AND token = ? AND no <> ?", (user, token, device))
+            found = execute(  # by the index of those that are not gone, as many as a user may have
+                "SELECT no FROM devices WHERE user = ? AND NOT gone AND token = ? AND no <> ?", (user, token, device)
+            )
             sharing += [self._cache.device(cast("int", no)) for (no,) in found.fetchall()]
         return sharing
 
@@ -221,14 +235,3 @@ class Access:
         over = [(no,) for no, epoch in call.left if self._cache.device(no).epoch == epoch]
         self._connection.executemany("UPDATE devices SET node = x'' WHERE no = ?", over)
         return Done()
-
-
-APPLY: dict[type, Any] = {
-    OpenDevice: Access.open,
-    SignOut: Access.sign_out,
-    SetPassword: Access.set_password,
-    CreateAccount: Access.create_account,
-    SetTier: Access.set_tier,
-    Rehash: Access.rehash,
-    RollCall: Access.roll_call,
-}

@@ -67,6 +67,10 @@ class Conversation:
         entry = self.members.get(user)
         return entry[0] if entry is not None else None
 
+    def first(self, user: int) -> int:
+        """The first event that a member may see of the membership that lasts."""
+        return 1 if self.history == "all" else self.members[user][1]
+
     def other(self, user: int) -> int:
         """The other one of a 1:1 conversation; in one with oneself, oneself."""
         for member in self.members:

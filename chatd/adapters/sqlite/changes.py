@@ -6,6 +6,7 @@ What a message is now is kept beside the log, in small tables by (conversation, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import cast
 
@@ -14,14 +15,26 @@ import cbor2
 from chatd_protocol.messages import DELETED_TYPE
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
+from chatd.adapters.sqlite.filing import UNFILE_MENTIONS
+from chatd.adapters.sqlite.memberships import sees
 from chatd.conversations import rules
 from chatd.conversations.operations import Author, Delete, Done, Edit, Event, Pin, React, Refused, Role
 
 Append = Callable[..., Event]
 
+# From each kind to the next: the reactions of one message may be 50,000 rows, of 1000 members.
+_KINDS = f"""
+    WITH RECURSIVE kinds (emoji) AS (
+        SELECT min(emoji) FROM reactions WHERE conv = ?1 AND target = ?2
+        UNION ALL
+        SELECT (SELECT min(r.emoji) FROM reactions r WHERE r.conv = ?1 AND r.target = ?2 AND r.emoji > k.emoji)
+        FROM kinds k WHERE k.emoji IS NOT NULL LIMIT {rules.MAX_REACTION_KINDS})
+    SELECT count(emoji) FROM kinds
+"""  # noqa: S608 - a number of this program's
+
 
 class Changes:
-    """Of one batch. ``append`` adds an event to it; ``window_ms``: for how long one may edit and delete one's own."""
+    """Serves one batch. ``append`` adds an event to it; ``window_ms``: for how long one may edit and delete one's own."""
 
     def __init__(
         self, connection: apsw.Connection, cache: CommitCache, append: Append, now: int, *, window_ms: int
@@ -73,8 +86,8 @@ class Changes:
         )
         for table in ("edits", "reactions", "pins"):
             execute(f"DELETE FROM {table} WHERE conv = ? AND target = ?", (conv, seq))  # noqa: S608 - of the line above
-        for name in said.get("mentions", ()):
-            execute("DELETE FROM mentions WHERE user = ? AND conv = ? AND seq = ?", (self._cache.user(name), conv, seq))
+        if names := said.get("mentions"):
+            execute(UNFILE_MENTIONS, (conv, seq, json.dumps(names)))
 
     def react(self, react: React) -> tuple[Conversation, Event] | Refused:
         facts = self._facts(react.author, react.conv, react.seq)
@@ -99,11 +112,10 @@ class Changes:
         return conversation, event
 
     def _kinds_with(self, conv: int, seq: int, emoji: str) -> int:
-        # Those of a message may be 50,000 rows, of 1000 members; they are counted for a new kind only, and 50 are few.
         known = self._cache.one("SELECT 1 FROM reactions WHERE conv = ? AND target = ? AND emoji = ? LIMIT 1", conv, seq, emoji)
         if known is not None:
             return 0
-        return 1 + self._count("SELECT count(DISTINCT emoji) FROM reactions WHERE conv = ? AND target = ?", conv, seq)
+        return 1 + self._count(_KINDS, conv, seq)
 
     def pin(self, pin: Pin) -> tuple[Conversation, Event] | Done | Refused:
         facts = self._facts(pin.author, pin.conv, pin.seq)
@@ -132,12 +144,10 @@ class Changes:
         whether the other one of a 1:1 conversation blocks the author. None to those who are no member."""
         conversation = self._cache.conversation(conv)
         me = author.user_no
-        entry = conversation.members.get(me) if conversation is not None else None
-        if conversation is None or entry is None:
+        role = conversation.role(me) if conversation is not None else None
+        if conversation is None or role is None:
             return None
-        role, joined = entry
-        first = 1 if conversation.history == "all" else joined
-        row = seq >= first and self._cache.one(
+        row = sees(self._connection, conversation.no, me, seq, conversation.first(me)) and self._cache.one(
             "SELECT sender, at FROM events WHERE conv = ? AND seq = ? AND kind = 'message' AND NOT deleted", conversation.no, seq
         )
         target = rules.Target(row[0] == me, self._now - row[1]) if row else None

@@ -6,48 +6,61 @@ cseqs are gathered and written by ``flush``, one statement each for the whole ba
 
 from __future__ import annotations
 
-import secrets
+import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import apsw
-import cbor2
 from chatd_protocol.codes import ErrorCode
 
-from chatd.adapters.sqlite.access import APPLY as APPLY_ACCESS
 from chatd.adapters.sqlite.access import Access
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
 from chatd.adapters.sqlite.changes import Changes
-from chatd.adapters.sqlite.signals import APPLY as APPLY_QUIET
-from chatd.adapters.sqlite.signals import Quiet
+from chatd.adapters.sqlite.filing import FILE_MENTIONS
+from chatd.adapters.sqlite.groups import Groups
+from chatd.adapters.sqlite.memberships import sees
+from chatd.adapters.sqlite.signals import Signals
 from chatd.conversations import rules
 from chatd.conversations.operations import (
     AddMembers,
     Appended,
     Author,
+    CreateAccount,
     CreateGroup,
     Delete,
     Done,
     Edit,
     Event,
+    Mark,
     Mute,
+    NoteSeen,
+    OpenDevice,
     Operation,
     Outcome,
     Pin,
     React,
     Refused,
+    Rehash,
     RemoveMembers,
     Rename,
     Repeated,
-    Role,
+    RollCall,
     Send,
     Sequenced,
     SetBlock,
+    SetPassword,
+    SetPrivacy,
     SetRole,
+    SetTier,
+    SignOut,
 )
 
-ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-ID_CHARACTERS = 16
-"""80 bits: never guessed, and never met twice."""
+Act = Callable[[Any], Outcome]
+Change = Callable[[Any], tuple[Conversation, Event] | Done | Refused]
+
+_NUMBERED: frozenset[type] = frozenset({Send, Edit, Delete, React})
+"""The types of ``Sequenced``."""
 
 
 class Commit:
@@ -63,34 +76,66 @@ class Commit:
         self._connection = connection
         self._cache = cache
         self._now = now
-        self._max_members = max_members
-        self._window_ms = window_ms
         self.redacted = False
         self._rows: list[tuple[object, ...]] = []
         self._replies: list[tuple[int, int, int, int]] = []
         self._roots: dict[tuple[int, int], int] = {}
-        self._mentions: list[tuple[int, int, int]] = []
+        self._mentions: list[tuple[int, int, int, str]] = []
         self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
         self._devices: dict[int, Device] = {}
-        self._quiet = Quiet(connection, cache)
-        self._access = Access(
+        self._groups = Groups(connection, cache, self._append, max_members=max_members)
+        self._changes = Changes(connection, cache, self._append, now, window_ms=window_ms)
+        access = Access(
             connection, cache, now, self._devices, self._moved, max_devices=max_devices, new_device_events=new_device_events
         )
+        self._acts = self._table(access, Signals(connection, cache))
+
+    def _table(self, access: Access, signals: Signals) -> dict[type, Act]:
+        """Who carries out what."""
+        groups, changes = self._groups, self._changes
+        return {
+            Send: self._send, Edit: partial(self._change, changes.edit), Delete: self._delete,
+            React: partial(self._change, changes.react), Pin: partial(self._change, changes.pin),
+            CreateGroup: groups.create, AddMembers: groups.add, RemoveMembers: groups.remove, SetRole: groups.set_role,
+            Rename: groups.rename, Mute: groups.mute, SetBlock: self._set_block,
+            Mark: signals.mark, SetPrivacy: signals.set_privacy, NoteSeen: signals.note_seen,
+            OpenDevice: access.open, SignOut: access.sign_out, SetPassword: access.set_password,
+            CreateAccount: access.create_account, SetTier: access.set_tier, Rehash: access.rehash, RollCall: access.roll_call,
+        }  # fmt: skip
 
     def apply(self, operation: Operation) -> Outcome:
-        """Carry out one operation, or refuse it and change nothing."""
+        """Carry out one operation, or refuse it and change nothing.
+
+        Here, and nowhere else, older sessions of a device are fenced off, whatever they ask. But what was stored before is
+        answered as a repeat; and a session that was replaced, not signed out, still tells what its device holds.
+        """
         kind = type(operation)
-        if kind is Send:
-            return self._send(cast("Send", operation))
+        act = self._acts[kind]
         author: Author | None = getattr(operation, "author", None)
-        if author is not None and author.epoch < self._cache.device(author.device_no).ended:
-            return rules.SIGNED_OUT
-        if (act := APPLY_ACCESS.get(kind)) is not None:
-            return cast("Outcome", act(self._access, operation))
-        if (act := APPLY_QUIET.get(kind)) is not None:
-            return cast("Outcome", act(self._quiet, operation))
-        return cast("Outcome", _APPLY[kind](self, operation))
+        if author is None:
+            return act(operation)
+        device = self._cache.device(author.device_no)
+        numbered = kind in _NUMBERED
+        if numbered and operation.cseq <= device.cseq:  # type: ignore[union-attr]
+            return self._repeat(cast("Sequenced", operation))
+        if author.epoch != device.epoch:
+            if author.epoch < device.ended:
+                return rules.SIGNED_OUT
+            if kind is not Mark:
+                return rules.REPLACED
+        return self._numbered(cast("Sequenced", operation), device, act) if numbered else act(operation)
+
+    def _numbered(self, sent: Sequenced, device: Device, act: Act) -> Outcome:
+        """What takes the next number of its device, and only if it is not refused."""
+        if sent.cseq != device.cseq + 1:
+            return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
+        outcome = act(sent)
+        if type(outcome) is Appended:
+            self._sends[device.no, sent.cseq] = (sent.digest, outcome.events[0])
+            device.cseq = sent.cseq
+            self._devices[device.no] = device
+        return outcome
 
     def flush(self) -> None:
         """Write what was gathered."""
@@ -120,7 +165,7 @@ class Commit:
             )
             self._replies.clear()
         if self._mentions:
-            self._connection.executemany("INSERT INTO mentions (user, conv, seq) VALUES (?, ?, ?)", self._mentions)
+            self._connection.executemany(FILE_MENTIONS, self._mentions)
             self._mentions.clear()
 
     # --- events ---------------------------------------------------------------------------------
@@ -141,61 +186,42 @@ class Commit:
         return event
 
     def _send(self, send: Send) -> Outcome:
-        author = send.author
-        device = self._cache.device(author.device_no)
-        if send.cseq != device.cseq + 1 or author.epoch != device.epoch:
-            return self._out_of_turn(send, device)
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
-        if send.reply_to > found.head:
+        if send.reply_to and not self._may_reply(found, send):
             return rules.NO_SUCH_EVENT
-        event = self._append(found, author, "message", send.payload, cseq=send.cseq, digest=send.digest)
+        event = self._append(found, send.author, "message", send.payload, cseq=send.cseq, digest=send.digest)
         if send.reply_to:
             self._file_reply(found.no, event.seq, send.reply_to)
         if send.mentions:
-            self._file_mentions(found, event.seq, send)
-        self._sends[author.device_no, send.cseq] = (send.digest, event)
-        device.cseq = send.cseq
-        self._devices[device.no] = device
+            self._mentions.append((found.no, event.seq, send.author.user_no, json.dumps(send.mentions)))
         return Appended(found.id, (event,), found.dm)
 
-    def _change(self, change: Edit | Delete | React) -> Outcome:
-        """Numbered as a send is, and an event as that is."""
-        author = change.author
-        device = self._cache.device(author.device_no)
-        if change.cseq != device.cseq + 1 or author.epoch != device.epoch:
-            return self._out_of_turn(change, device)
-        changes = self._changes()
-        match change:
-            case Edit():
-                made = changes.edit(change)
-            case Delete():
-                made = changes.delete(change)
-            case React():
-                made = changes.react(change)
-        if isinstance(made, Refused):
+    def _may_reply(self, conversation: Conversation, send: Send) -> bool:
+        """To a message that one may see; to what is left of one, too."""
+        self._write_events()
+        me, no = send.author.user_no, conversation.no
+        row = self._cache.one("SELECT kind FROM events WHERE conv = ? AND seq = ?", no, send.reply_to)
+        return row is not None and row[0] == "message" and sees(
+            self._connection, no, me, send.reply_to, conversation.first(me)
+        )
+
+    def _change(self, change: Change, operation: Operation) -> Outcome:
+        """One of ``changes.Changes``: of a message that this very batch may have appended."""
+        self._write_events()
+        made = change(operation)
+        if isinstance(made, Done | Refused):
             return made
         conversation, event = made
-        if isinstance(change, Delete):
-            self.redacted = True
-            self._sends.clear()  # some of their digests are gone from the rows, which are all written now
-        self._sends[author.device_no, change.cseq] = (change.digest, event)
-        device.cseq = change.cseq
-        self._devices[device.no] = device
         return Appended(conversation.id, (event,), conversation.dm)
 
-    def _changes(self) -> Changes:
-        self._write_events()
-        return Changes(self._connection, self._cache, self._append, self._now, window_ms=self._window_ms)
-
-    def _out_of_turn(self, sent: Sequenced, device: Device) -> Outcome:
-        """The answer to what does not carry the next number of a device's newest session."""
-        if sent.cseq <= device.cseq:
-            return self._repeat(sent)
-        if sent.author.epoch != device.epoch:
-            return rules.SIGNED_OUT if sent.author.epoch < device.ended else rules.REPLACED
-        return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
+    def _delete(self, delete: Delete) -> Outcome:
+        outcome = self._change(self._changes.delete, delete)
+        if type(outcome) is Appended:
+            self.redacted = True
+            self._sends.clear()  # some of their digests are gone from the rows, which are all written now
+        return outcome
 
     def _repeat(self, send: Sequenced) -> Outcome:
         staged = self._sends.get((send.author.device_no, send.cseq))
@@ -221,11 +247,6 @@ class Commit:
         self._roots[conv, seq] = root
         self._replies.append((conv, seq, parent, root))
 
-    def _file_mentions(self, conversation: Conversation, seq: int, send: Send) -> None:
-        # Of members only: to others it never is unread, for who joins later begins to read at their ``joined``.
-        users = {self._cache.user(name) for name in send.mentions} - {send.author.user_no}
-        self._mentions += [(user, conversation.no, seq) for user in users if user in conversation.members]
-
     def _addressed(self, send: Send) -> Conversation | Refused:
         """The conversation that a send goes to, made if it is the first between two users."""
         author = send.author
@@ -245,153 +266,7 @@ class Commit:
         found = self._cache.dm(author.user_no, other)
         if found is None and send.reply_to:
             return rules.NO_SUCH_EVENT
-        return found or self._make_dm(author, other)
-
-    def _make_dm(self, author: Author, other: int) -> Conversation:
-        pair = (min(author.user_no, other), max(author.user_no, other))
-        conversation = self._make("dm", "", "all", *pair)
-        for user in dict.fromkeys(pair):
-            self._enter(conversation, user, "member", 1, 1)
-        conversation.dm = tuple(sorted(self._cache.name(user) for user in conversation.members))
-        return conversation
-
-    def _make(self, kind: str, title: str, history: str, low: int | None = None, high: int | None = None) -> Conversation:
-        id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARACTERS))
-        self._connection.execute(
-            "INSERT INTO conversations (id, kind, title, history, dm_low, dm_high, head, newest)"
-            " VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
-            (id, kind, title, history, low, high),
-        )
-        no = self._connection.last_insert_rowid()
-        return self._cache.remember(Conversation(no, id, kind, title, history, 0, 0))
-
-    def _enter(self, conversation: Conversation, user: int, role: Role, joined: int, first: int) -> None:
-        self._connection.execute(
-            "INSERT INTO members (conv, user, role, joined, first, read, delivered, began)"
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?4 - 1, ?4 - 1, (SELECT coalesce(max(no), 0) FROM events))"
-            " ON CONFLICT (conv, user) DO UPDATE SET role = ?3, joined = ?4, first = ?5, left = NULL,"
-            " read = max(read, ?4 - 1), delivered = max(delivered, ?4 - 1), began = excluded.began",
-            (conversation.no, user, role, joined, first),
-        )
-        conversation.members[user] = (role, joined)
-
-    # --- groups ---------------------------------------------------------------------------------
-
-    def _create_group(self, create: CreateGroup) -> Outcome:
-        names = sorted({create.author.user, *create.members})
-        users = {name: self._cache.user(name) for name in names}
-        for name, user in users.items():
-            if user is None:
-                return rules.no_such_user(name)
-        if (refusal := rules.may_hold(len(names), self._max_members)) is not None:
-            return refusal
-        conversation = self._make("group", create.title, create.history)
-        event = self._append(
-            conversation, create.author, "created", cbor2.dumps({"title": create.title, "members": names})
-        )
-        for name in sorted(names, key=lambda name: name != create.author.user):
-            self._enter(conversation, cast("int", users[name]), "owner" if name == create.author.user else "member", 1, 1)
-        return Appended(conversation.id, (event,), joined=tuple(names))
-
-    def _add(self, add: AddMembers) -> Outcome:
-        conversation = self._cache.conversation(add.conv)
-        role = conversation.role(add.author.user_no) if conversation else None
-        if conversation is None or (refusal := rules.may_steward(role, conversation.kind, "add")) is not None:
-            return rules.NOT_FOUND if conversation is None else cast("Refused", refusal)
-        users = {name: self._cache.user(name) for name in dict.fromkeys(add.users)}
-        for name, user in users.items():
-            if user is None:
-                return rules.no_such_user(name)
-        new = {name: cast("int", user) for name, user in users.items() if user not in conversation.members}
-        if (refusal := rules.may_hold(len(conversation.members) + len(new), self._max_members)) is not None:
-            return refusal
-        events = []
-        for name, user in new.items():
-            event = self._append(conversation, add.author, "joined", cbor2.dumps({"user": name}))
-            first = 1 if conversation.history == "all" else event.seq
-            self._enter(conversation, user, "member", event.seq, first)
-            events.append(event)
-        return Appended(conversation.id, tuple(events), joined=tuple(new)) if events else Done(conversation.id)
-
-    def _remove(self, remove: RemoveMembers) -> Outcome:
-        conversation = self._cache.conversation(remove.conv)
-        if conversation is None:
-            return rules.NOT_FOUND
-        author = remove.author
-        names = tuple(dict.fromkeys(remove.users))
-        users = {name: self._cache.user(name) for name in names}
-        targets = {name: None if user is None else conversation.role(user) for name, user in users.items()}
-        role = conversation.role(author.user_no)
-        if (refusal := rules.may_remove(role, conversation.kind, author.user, targets)) is not None:
-            return refusal
-        events = []
-        for name in names:
-            events += self._leave(conversation, author, name, cast("int", users[name]))
-        return Appended(conversation.id, tuple(events), left=names)
-
-    def _leave(self, conversation: Conversation, author: Author, name: str, user: int) -> list[Event]:
-        events = []
-        role, _ = conversation.members.pop(user)
-        if role == "owner" and (heir := rules.heir(conversation.members)) is not None:
-            events.append(self._give_role(conversation, author, heir, "owner"))
-        left = self._append(conversation, author, "left", cbor2.dumps({"user": name}))
-        self._connection.execute(
-            "UPDATE members SET left = ? WHERE conv = ? AND user = ?", (left.seq, conversation.no, user)
-        )
-        return [*events, left]
-
-    def _give_role(self, conversation: Conversation, author: Author, user: int, role: Role) -> Event:
-        conversation.members[user] = (role, conversation.members[user][1])
-        self._connection.execute(
-            "UPDATE members SET role = ? WHERE conv = ? AND user = ?", (role, conversation.no, user)
-        )
-        payload = cbor2.dumps({"user": self._cache.name(user), "role": role})
-        return self._append(conversation, author, "role", payload)
-
-    def _set_role(self, change: SetRole) -> Outcome:
-        conversation = self._cache.conversation(change.conv)
-        if conversation is None:
-            return rules.NOT_FOUND
-        author, user = change.author, self._cache.user(change.user)
-        target = None if user is None else conversation.role(user)
-        mine = conversation.role(author.user_no)
-        if (refusal := rules.may_set_role(mine, conversation.kind, author.user, change.user, target)) is not None:
-            return refusal
-        if target == change.role:
-            return Done(conversation.id)
-        events = [self._give_role(conversation, author, cast("int", user), change.role)]
-        if change.role == "owner":
-            events.append(self._give_role(conversation, author, author.user_no, "admin"))
-        return Appended(conversation.id, tuple(events))
-
-    def _rename(self, rename: Rename) -> Outcome:
-        conversation = self._cache.conversation(rename.conv)
-        role = conversation.role(rename.author.user_no) if conversation else None
-        if conversation is None or (refusal := rules.may_steward(role, conversation.kind, "rename")) is not None:
-            return rules.NOT_FOUND if conversation is None else cast("Refused", refusal)
-        if conversation.title == rename.title:
-            return Done(conversation.id)
-        conversation.title = rename.title
-        event = self._append(conversation, rename.author, "renamed", cbor2.dumps({"title": rename.title}))
-        return Appended(conversation.id, (event,))
-
-    def _pin(self, pin: Pin) -> Outcome:
-        made = self._changes().pin(pin)
-        if isinstance(made, Done | Refused):
-            return made
-        conversation, event = made
-        return Appended(conversation.id, (event,), conversation.dm)
-
-    def _mute(self, mute: Mute) -> Outcome:
-        conversation = self._cache.conversation(mute.conv)
-        if conversation is None or conversation.role(mute.author.user_no) is None:
-            return rules.NOT_FOUND
-        self._connection.execute(
-            "UPDATE members SET muted = ? WHERE conv = ? AND user = ?", (mute.until, conversation.no, mute.author.user_no)
-        )
-        return Done(conversation.id)
-
-    # --- blocks --------------------------------------------------------------------------
+        return found or self._groups.make_dm(author, other)
 
     def _set_block(self, block: SetBlock) -> Outcome:
         user = self._cache.user(block.user)
@@ -403,19 +278,5 @@ class Commit:
         else:
             self._connection.execute("DELETE FROM blocks WHERE blocker = ? AND blocked = ?", pair)
         self._cache.set_block(*pair, block.on)
-        return Done()
-
-
-_APPLY: dict[type, Any] = {
-    Edit: Commit._change,
-    Delete: Commit._change,
-    React: Commit._change,
-    Pin: Commit._pin,
-    Mute: Commit._mute,
-    CreateGroup: Commit._create_group,
-    AddMembers: Commit._add,
-    RemoveMembers: Commit._remove,
-    SetRole: Commit._set_role,
-    Rename: Commit._rename,
-    SetBlock: Commit._set_block,
-}
+        dm = self._cache.dm(*pair)
+        return Done() if dm is None else Done(dm.id)

@@ -7,7 +7,8 @@ from typing import Any
 import apsw
 import cbor2
 
-from chatd.adapters.sqlite.reads import rows
+from chatd.adapters.sqlite.memberships import may_see, sees
+from chatd.adapters.sqlite.reads import rows, visible
 from chatd.conversations.operations import Event
 from chatd.conversations.rules import MAX_PINS
 from chatd.store.port import Page
@@ -15,9 +16,6 @@ from chatd.store.port import Page
 THREAD_EVENTS = 5000
 """Of a thread that begins with a reply. One that begins with a message of its own is in an index, however long."""
 
-_PLACE = """
-    FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1 AND c.id = ?2 AND m.left IS NULL
-"""
 _LATEST = "(SELECT max(d.seq) FROM edits d WHERE d.conv = ?1 AND d.target = x.seq)"
 _SIZED = f"""
     SELECT b.*, sum(b.size) OVER way AS total, row_number() OVER way AS place, count(*) OVER () AS found FROM (
@@ -28,26 +26,31 @@ _SIZED = f"""
     WINDOW way AS (ORDER BY b.seq {{way}})
 """  # noqa: S608
 # This module's own texts alone; values are always bound.
-_PINNED = "SELECT p.target AS seq FROM pins p WHERE p.conv = ?1 AND p.target BETWEEN ?2 AND ?3"
-_THREAD = """
-    SELECT ?6 AS seq WHERE ?6 BETWEEN ?2 AND ?3
+_PINNED = f"""
+    SELECT t.target AS seq FROM pins t WHERE t.conv = ?1 AND t.target BETWEEN ?2 AND ?3
+    AND {may_see("t.target", "?1", "?6", "?7")}
+"""  # noqa: S608
+_THREAD = f"""
+    SELECT ?8 AS seq WHERE ?8 BETWEEN ?2 AND ?3
     UNION ALL
-    SELECT r.seq FROM replies r WHERE r.conv = ?1 AND r.root = ?6 AND r.seq BETWEEN ?2 AND ?3
-    ORDER BY seq {way} LIMIT ?4 + 1
-"""
+    SELECT r.seq FROM replies r WHERE r.conv = ?1 AND r.root = ?8 AND r.seq BETWEEN ?2 AND ?3
+    AND {may_see("r.seq", "?1", "?6", "?7")}
+    ORDER BY seq {{way}} LIMIT ?4 + 1
+"""  # noqa: S608
 # From each message to its first reply and to its next sibling: two rows a step, in order of seq, so that the bound bounds
-# the work; all replies of each at once would be a million for a message that has so many.
+# the work; all replies of each at once would be a million for a message that has so many. CROSS, for by itself SQLite goes
+# through all replies of the conversation at each step: 4 s for a branch of 2500.
 _BRANCH = f"""
     WITH RECURSIVE walk (seq, parent) AS (
-        SELECT ?6, 0
+        SELECT ?8, 0
         UNION ALL
-        SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.seq AND r.seq = (
+        SELECT r.seq, r.parent FROM walk w CROSS JOIN replies r ON r.conv = ?1 AND r.parent = w.seq AND r.seq = (
             SELECT min(f.seq) FROM replies f WHERE f.conv = ?1 AND f.parent = w.seq)
         UNION ALL
-        SELECT r.seq, r.parent FROM walk w JOIN replies r ON r.conv = ?1 AND r.parent = w.parent AND r.seq = (
+        SELECT r.seq, r.parent FROM walk w CROSS JOIN replies r ON r.conv = ?1 AND r.parent = w.parent AND r.seq = (
             SELECT min(n.seq) FROM replies n WHERE n.conv = ?1 AND n.parent = w.parent AND n.seq > w.seq)
         ORDER BY 1 LIMIT {THREAD_EVENTS})
-    SELECT seq FROM walk WHERE seq BETWEEN ?2 AND ?3
+    SELECT seq FROM walk WHERE seq BETWEEN ?2 AND ?3 AND {may_see("walk.seq", "?1", "?6", "?7")}
 """  # noqa: S608
 
 
@@ -55,38 +58,32 @@ def thread(
     connection: apsw.Connection, user_no: int, conv: str, seq: int, after: int | None, before: int | None, limit: int,
     max_bytes: int,
 ) -> Page | None:  # fmt: skip
-    place = _place(connection, user_no, conv)
-    if place is None:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
-    no, first, last = place
+    no, earliest, first, last, _ = seen
     begun = rows(
         connection, "e.kind, r.seq",
         "FROM events e LEFT JOIN replies r ON r.conv = e.conv AND r.seq = e.seq WHERE e.conv = ?1 AND e.seq = ?2", no, seq,
     )  # fmt: skip
-    if not begun or begun[0][0] != "message" or not first <= seq <= last:
+    if not begun or begun[0][0] != "message" or not sees(connection, no, user_no, seq, first):
         return None
     candidates = _THREAD if begun[0][1] is None else _BRANCH
     if after is not None:
-        events, more = _page(connection, candidates, no, max(first, after + 1), last, "ASC", limit, max_bytes, seq)
+        events, more = _page(connection, candidates, no, after + 1, last, "ASC", limit, max_bytes, user_no, first, seq)
         return Page(events, last, more, member=True)
     high = last if before is None else min(last, before - 1)
-    events, more = _page(connection, candidates, no, first, high, "DESC", limit, max_bytes, seq)
+    events, more = _page(connection, candidates, no, earliest, high, "DESC", limit, max_bytes, user_no, first, seq)
     return Page(events[::-1], last, more, member=True)
 
 
 def pins(connection: apsw.Connection, user_no: int, conv: str, after: int, max_bytes: int) -> Page | None:
-    place = _place(connection, user_no, conv)
-    if place is None:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
-    no, first, last = place
-    events, more = _page(connection, _PINNED, no, max(first, after + 1), last, "ASC", MAX_PINS, max_bytes)
+    no, _, first, last, _ = seen
+    events, more = _page(connection, _PINNED, no, after + 1, last, "ASC", MAX_PINS, max_bytes, user_no, first)
     return Page(events, last, more, member=True)
-
-
-def _place(connection: apsw.Connection, user_no: int, conv: str) -> tuple[int, int, int] | None:
-    """Number, first and last event of a conversation of one's own."""
-    found = rows(connection, "c.no, m.first, c.head", _PLACE, user_no, conv)
-    return (found[0][0], found[0][1], found[0][2]) if found else None
 
 
 def _page(

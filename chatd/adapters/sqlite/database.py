@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import structlog
 
+from chatd.adapters.sqlite.filing import file_the_past
 from chatd.store.port import NewerSchema, Unavailable
 
 PAGE_CACHE_KIB = 64 * 1024
@@ -18,6 +19,9 @@ _TRANSIENT = (
     apsw.ReadOnlyError, apsw.InterruptError, apsw.ProtocolError, apsw.PermissionsError,
 )  # fmt: skip
 """What the world does to a file; anything else that SQLite raises is a bug, and is not translated."""
+
+_IN_PYTHON = {"0008_words.sql": file_the_past}
+"""What a migration does after its SQL, in the same transaction."""
 
 log = structlog.get_logger()
 
@@ -54,7 +58,7 @@ def migrate(path: Path, *, busy_ms: int) -> None:
     """
     path.touch(mode=0o600, exist_ok=True)
     path.chmod(0o600)
-    steps = sorted(entry.name for entry in (files(__package__) / "migrations").iterdir() if entry.name.endswith(".sql"))
+    steps = _steps()
     connection = open_connection(path, busy_ms=busy_ms, read_only=False)
     try:
         with translated():
@@ -63,11 +67,22 @@ def migrate(path: Path, *, busy_ms: int) -> None:
                 connection.execute("BEGIN IMMEDIATE")
                 if _version(connection) < number:
                     connection.execute((files(__package__) / "migrations" / name).read_text())
+                    if (and_then := _IN_PYTHON.get(name)) is not None:
+                        and_then(connection)
                     connection.execute(f"PRAGMA user_version = {number}")
                     log.info("store.migrated", version=number)
                 connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def _steps() -> list[str]:
+    """The migrations' names, in order. A file's version is how many it has had: a gap in the numbers, filled later, would give
+    every file that there is another version than it had."""
+    steps = sorted(entry.name for entry in (files(__package__) / "migrations").iterdir() if entry.name.endswith(".sql"))
+    numbers = [int(name.partition("_")[0]) for name in steps]
+    assert numbers == list(range(1, len(steps) + 1)), f"migrations are numbered 1, 2, 3, ...: {numbers}"
+    return steps
 
 
 def _version(connection: apsw.Connection) -> int:

@@ -7,15 +7,17 @@ interpreter's lock and must win it back from a busy Trio thread, up to 5 ms a ti
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import apsw
 
+from chatd.adapters.sqlite.memberships import entered, may_see, stretch_from, stretch_to
 from chatd.conversations.operations import Event
 from chatd.store.port import (
     LISTED_DEVICES,
     Account,
-    Changes,
+    Committed,
     DeviceEntry,
     Endings,
     Item,
@@ -28,12 +30,16 @@ CHANGED_EVENTS = 10_000
 ENDINGS_AT_ONCE = 1000
 
 _EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
-_VISIBLE = """
-    SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first, m.joined,
+_FOR_EVER = 2**62
+_VISIBLE = f"""
+    SELECT c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first,
+           {entered("m.conv", "m.user", "m.joined")} AS entered,
            coalesce(m.left, c.head) AS last, m.read, m.delivered, m.muted, m.user
     FROM members m JOIN conversations c ON c.no = m.conv WHERE m.user = ?1
-"""
-_STANDING = "v.id, v.kind, v.member, v.first, v.last, coalesce(p.seq, v.joined - 1)"
+"""  # noqa: S608 - of this program's own texts alone, here and below; values are always bound
+MAY_SEE = f"m.left IS NULL AND {may_see('e.seq', 'e.conv', 'm.user', 'm.first')}"
+"""Of an event e and the row m that makes a user a member of its conversation: where ``visible`` cannot be asked."""
+_STANDING = "v.id, v.kind, v.member, min(v.first, v.entered), v.last, coalesce(p.seq, v.entered - 1)"
 _FROM_STANDINGS = f"FROM ({_VISIBLE}) v LEFT JOIN cursors p ON p.device = ?2 AND p.conv = v.no"
 _SIZED = """
     SELECT b.no, b.size, sum(b.size) OVER (ORDER BY b.seq {0}) AS total FROM (
@@ -50,15 +56,37 @@ _LISTED = f"""
         LEFT JOIN events n ON n.conv = v.no AND n.seq = v.last) l
     WINDOW latest AS (ORDER BY l.newest DESC, l.no DESC)
 """  # noqa: S608
-_UNREAD = """(
+_COUNTS = "x.kind = 'message' AND x.sender <> ?1 AND NOT x.deleted"
+_UNREAD = f"""(
     SELECT count(*) FROM events x WHERE x.conv = w.no AND x.seq > max(w.read, w.first - 1) AND x.seq <= w.last
-    AND x.kind = 'message' AND x.sender <> ?1 AND NOT x.deleted)"""
+    AND {_COUNTS}) + (
+    SELECT count(*) FROM past_memberships p CROSS JOIN events x
+    ON x.conv = w.no AND x.seq >= max(p.joined, w.read + 1) AND x.seq <= p.left
+    WHERE p.conv = w.no AND p.user = ?1 AND p.left > w.read AND p.left < w.first AND {_COUNTS})"""  # noqa: S608
 _MENTIONS = """(
-    SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > max(w.read, w.first - 1)
-    AND x.seq <= w.last)"""
-_NAMES = """(
+    SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > w.read AND x.seq <= w.last)"""
+NAMES = """(
     SELECT json_group_array(o.name) FROM members m JOIN users o ON o.no = m.user WHERE w.kind = 'dm' AND m.conv = w.no)"""
 _NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
+
+
+def blocks(one: str, other: str) -> str:
+    """The condition, of two columns, that one of two users blocks the other."""
+    return (
+        f"EXISTS (SELECT 1 FROM blocks k WHERE k.blocker = {one} AND k.blocked = {other}"  # noqa: S608
+        f" OR k.blocker = {other} AND k.blocked = {one})"
+    )
+
+
+class Visible(NamedTuple):
+    """The number of a conversation, and the ``seq`` between which a user may read it: from ``first`` on without a hole, from
+    ``earliest`` on with those of ``memberships``."""
+
+    no: int
+    earliest: int
+    first: int
+    last: int
+    member: int
 
 
 def rows(connection: apsw.Connection, columns: str, source: str, *values: object) -> list[list[Any]]:
@@ -104,6 +132,17 @@ def _events(
     return [_event(row) for row in found]
 
 
+def visible(connection: apsw.Connection, user_no: int, conv: str, *, former: bool = False) -> Visible | None:
+    """What a user may read of a conversation: reads decide that here (I8). None to those who are no member, and with
+    ``former`` never were."""
+    found = rows(
+        connection, "v.no, min(v.first, v.entered), v.first, v.last, v.member",
+        f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND (v.member OR ?3)",
+        user_no, conv, former,
+    )  # fmt: skip
+    return Visible(*found[0]) if found else None
+
+
 def standings(connection: apsw.Connection, user_no: int, device_no: int) -> list[Standing]:
     found = rows(connection, _STANDING, f"{_FROM_STANDINGS} ORDER BY v.newest DESC, v.no DESC", user_no, device_no)
     return [_standing(row) for row in found]
@@ -123,27 +162,38 @@ def page(
     connection: apsw.Connection, user_no: int, conv: str, after: int | None, before: int | None, limit: int, max_bytes: int,
     former: bool,
 ) -> Page | None:  # fmt: skip
-    seen = rows(connection, "v.member, v.first, v.last", f"FROM ({_VISIBLE}) v WHERE v.id = ?2", user_no, conv)
-    if not seen or not (seen[0][0] or former):
+    seen = visible(connection, user_no, conv, former=former)
+    if seen is None:
         return None
-    member, first, last = seen[0]
+    no, earliest, first, last, member = seen
     if after is not None:
-        low, high = max(first, after + 1), last
+        low, high = stretch_from(connection, no, user_no, after + 1, first, last)
         events = _events(connection, conv, low, high, "ASC", limit, max_bytes)
-        return Page(events, last, bool(events) and events[-1].seq < high, bool(member))
-    low, high = first, last if before is None else min(last, before - 1)
+        return Page(events, last, bool(events) and events[-1].seq < last, bool(member))
+    low, high = stretch_to(connection, no, user_no, last if before is None else before - 1, first, last)
     events = _events(connection, conv, low, high, "DESC", limit, max_bytes)[::-1]
-    return Page(events, last, bool(events) and events[0].seq > low, bool(member))
+    return Page(events, last, bool(events) and events[0].seq > earliest, bool(member))
 
 
 def log(connection: apsw.Connection, conv: str, after: int, limit: int, max_bytes: int) -> list[Event]:
     return _events(connection, conv, after + 1, 2**62, "ASC", limit, max_bytes)
 
 
-def changes(connection: apsw.Connection, token: int | None) -> Changes:
+def logs(connection: apsw.Connection, wanted: Sequence[tuple[str, int]], limit: int, max_bytes: int) -> list[list[Event]]:
+    found: list[list[Event]] = []
+    for conv, after in wanted:
+        events = log(connection, conv, after, limit, max_bytes)
+        max_bytes -= sum(len(event.payload) for event in events)
+        if found and max_bytes < 0:
+            break
+        found.append(events)
+    return found
+
+
+def committed(connection: apsw.Connection, token: int | None) -> Committed:
     newest = cast("int", rows(connection, "coalesce(max(no), 0)", "FROM events")[0][0])
     if token is None:
-        return Changes({}, [], newest, False)
+        return Committed({}, [], newest, False)
     upto = min(newest, token + CHANGED_EVENTS)
     heads = rows(
         connection, "c.id, max(e.seq)",
@@ -156,7 +206,7 @@ def changes(connection: apsw.Connection, token: int | None) -> Changes:
         " WHERE m.began >= ?1 AND m.began <= ?2 AND m.left IS NULL",
         token, upto,
     )  # fmt: skip
-    return Changes(dict(heads), [(user, conv) for user, conv in joined], upto, upto < newest)
+    return Committed(dict(heads), [(user, conv) for user, conv in joined], upto, upto < newest)
 
 
 def conversations(
@@ -165,7 +215,7 @@ def conversations(
     """``after``: of ``parse_cursor``. One statement, and not three for each item: on a busy node those were 0.6 s."""
     found = rows(
         connection, f"w.no, w.newest, w.rows, w.kind, w.title, w.last, w.read, w.delivered, {_UNREAD}, {_MENTIONS},"
-        f" w.muted, {_NAMES}, {_NEWEST}",
+        f" w.muted, {NAMES}, {_NEWEST}",
         f"FROM ({_LISTED}) w LEFT JOIN events e ON e.conv = w.no AND e.seq = w.last LEFT JOIN users u ON u.no = e.sender"
         " WHERE w.place = 1 OR w.place <= ?4 AND w.total <= ?5 ORDER BY w.place",
         user_no, *after, limit, max_bytes,
@@ -177,11 +227,17 @@ def conversations(
 def parse_cursor(cursor: str | None) -> tuple[int, int]:
     """The (newest, no) of the item before the page. Raises ValueError."""
     if cursor is None:
-        return 2**62, 2**62
-    newest, dot, no = cursor.partition(".")
-    if not (dot and newest.isascii() and newest.isdigit() and no.isascii() and no.isdigit()):
+        return _FOR_EVER, _FOR_EVER
+    newest, no = numbers(cursor, 2)
+    return newest, no
+
+
+def numbers(cursor: str, count: int) -> list[int]:
+    """Those that a cursor is made of, none beyond what SQLite takes. Raises ValueError."""
+    parts = cursor.split(".")
+    if len(parts) != count or not all(part.isascii() and part.isdigit() for part in parts):
         raise ValueError("not a cursor")
-    return min(int(newest), 2**62), min(int(no), 2**62)
+    return [min(int(part), _FOR_EVER) for part in parts]
 
 
 def _item(row: list[Any]) -> Item:
@@ -191,12 +247,15 @@ def _item(row: list[Any]) -> Item:
 
 
 def members(connection: apsw.Connection, user_no: int, conv: str) -> list[Member] | None:
-    seen = rows(connection, "v.no", f"FROM ({_VISIBLE}) v WHERE v.id = ?2 AND v.member", user_no, conv)
-    if not seen:
+    seen = visible(connection, user_no, conv)
+    if seen is None:
         return None
+    hidden = f"c.kind = 'dm' AND {blocks('m.user', '?2')}"
     found = rows(
-        connection, "u.name, m.role, m.joined, m.delivered, m.read",
-        "FROM members m JOIN users u ON u.no = m.user WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name", seen[0][0],
+        connection, f"u.name, m.role, m.joined, iif({hidden}, NULL, m.delivered), iif({hidden}, NULL, m.read)",
+        "FROM members m JOIN users u ON u.no = m.user JOIN conversations c ON c.no = m.conv"
+        " WHERE m.conv = ?1 AND m.left IS NULL ORDER BY u.name",
+        seen.no, user_no,
     )  # fmt: skip
     return [Member(*row) for row in found]
 
@@ -207,8 +266,12 @@ def blocked(connection: apsw.Connection, user_no: int) -> list[str]:
 
 
 def account(connection: apsw.Connection, name: str) -> Account | None:
-    found = rows(connection, "no, password_hash, generation, tier", "FROM users WHERE name = ?1", name)
+    found = rows(connection, "no, password_hash, generation, tier, tokens_after", "FROM users WHERE name = ?1", name)
     return Account(*found[0]) if found else None
+
+
+def revoked(connection: apsw.Connection, token: bytes) -> bool:
+    return bool(rows(connection, "1", "FROM revoked WHERE token = ?1", token))
 
 
 def devices(connection: apsw.Connection, user_no: int, now: int) -> list[DeviceEntry]:

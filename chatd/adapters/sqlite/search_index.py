@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -91,16 +91,6 @@ _NOW = """
 log = structlog.get_logger()
 
 
-@contextmanager
-def index_faults(path: Path) -> Iterator[None]:
-    """SQLite's errors as ``Unavailable``, a damaged index among them: it must not end a server that has all messages."""
-    try:
-        with translated():
-            yield
-    except (apsw.CorruptError, apsw.NotADBError) as fault:
-        raise Unavailable(f"the search index is damaged; stop chatd, remove {path.name}*, start it again") from fault
-
-
 class SearchIndex:
     """Owns one connection that writes the index; ``advance`` is called by one thread at a time."""
 
@@ -108,18 +98,45 @@ class SearchIndex:
         self._database = database
         self._busy_ms = busy_ms
         self._connection: apsw.Connection | None = None
+        self._damaged = False
         self._unscrubbed = True  # by a process that was killed
         self.path = database.with_name(f"{database.stem}-search{database.suffix}")
 
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """SQLite's errors as ``Unavailable``, a damaged index among them: it must not end a server that has all messages.
+
+        What is asked of the index is mostly asked of the log, too; that a log is damaged is raised as it is.
+        """
+        try:
+            with translated():
+                yield
+        except (apsw.CorruptError, apsw.NotADBError) as fault:
+            self._damaged = self._damaged or self._is_damaged(fault)
+            if not self._damaged:
+                raise
+            raise Unavailable(f"the search index is damaged; stop chatd, remove {self.path.name}*, start it again") from fault
+
+    def _is_damaged(self, fault: apsw.Error) -> bool:
+        """Which of the two files it is only tells the index opened alone; but in the log there are no virtual tables."""
+        if getattr(fault, "extendedresult", 0) == apsw.SQLITE_CORRUPT_VTAB:
+            return True
+        with closing(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)) as alone:
+            alone.set_busy_timeout(self._busy_ms)
+            try:
+                return alone.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]
+            except (apsw.CorruptError, apsw.NotADBError):
+                return True
+
     def prepare(self) -> None:
         """Make the file, or its tables anew where they are another version's. Raises Unavailable."""
-        with index_faults(self.path):
+        with self.faults():
             self._open().close()
 
     def advance(self) -> int:
         """The next batch; how many events are left. 0, too, while another process is at it. Raises Unavailable."""
         try:
-            with index_faults(self.path):
+            with self.faults():
                 if self._connection is None:
                     self._connection = self._open()
                 return self._advance(self._connection)

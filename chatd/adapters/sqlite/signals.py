@@ -1,6 +1,6 @@
 """What is told beside the log: marks for receipts, who may know of whom, when a user was last there.
 
-``Quiet`` is the part of a transaction (``commit.Commit``) that appends no event; the functions are reads, as in ``reads``.
+``Signals`` is the part of a transaction (``commit.Commit``) that appends no event; the functions are reads, as in ``reads``.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
-from chatd.adapters.sqlite.reads import rows
+from chatd.adapters.sqlite.memberships import entered
+from chatd.adapters.sqlite.reads import blocks, rows
 from chatd.conversations.operations import (
     Done,
     Mark,
@@ -27,10 +27,13 @@ from chatd.store.port import Acquaintance, Audience, Privacy, Tally
 
 TALLIED_EVENTS = 1000
 """Whose latest message lies further back than this is told no more counts."""
+_OWN = "(SELECT count(*) FROM members WHERE user = ?1)"
+_TOGETHER = f"(NOT {blocks('u.no', '?1')} OR (SELECT kind FROM conversations WHERE no = a.conv) = 'group')"  # noqa: S608
+"""Two of whom one blocks the other know of each other by a group alone."""
 
 
-class Quiet:
-    """Of one batch."""
+class Signals:
+    """Serves one batch."""
 
     def __init__(self, connection: apsw.Connection, cache: CommitCache) -> None:
         self._connection = connection
@@ -43,11 +46,13 @@ class Quiet:
         if conversation is None:
             return Done()
         row = self._cache.one(
-            "SELECT joined, left, delivered, read FROM members WHERE conv = ? AND user = ?", conversation.no, author.user_no
+            f"SELECT {entered('m.conv', 'm.user', 'm.joined')}, m.left, m.delivered, m.read FROM members m"  # noqa: S608
+            " WHERE m.conv = ? AND m.user = ?",
+            conversation.no, author.user_no,
         )
         if row is None:
             return Done()
-        joined, left, had_delivered, had_read = row
+        began, left, had_delivered, had_read = row
         # A former member's part of the log ends at the ``left`` event, which their devices confirm, too; without that it
         # would be replayed at every hello.
         last = conversation.head if author.user_no in conversation.members else left
@@ -57,7 +62,7 @@ class Quiet:
         self._connection.execute(
             "INSERT INTO cursors (device, conv, seq) VALUES (?1, ?2, max(?3, ?4 - 1))"
             " ON CONFLICT (device, conv) DO UPDATE SET seq = max(seq, ?3)",
-            (author.device_no, conversation.no, confirmed, joined),
+            (author.device_no, conversation.no, confirmed, began),
         )
         if (delivered, read) != (had_delivered, had_read):
             self._connection.execute(
@@ -71,9 +76,14 @@ class Quiet:
     ) -> Outcome:
         if user not in conversation.members:
             return Done(conversation.id)  # nobody there is told of somebody who has left
-        return Marked(
-            conversation.id, delivered, read, had_delivered, had_read, conversation.dm, len(conversation.members)
-        )
+        told = conversation.dm
+        if told and (delivered, read) != (had_delivered, had_read) and self._is_blocked(conversation, user):
+            told = (self._cache.name(user),)
+        return Marked(conversation.id, delivered, read, had_delivered, had_read, told, len(conversation.members))
+
+    def _is_blocked(self, conversation: Conversation, user: int) -> bool:
+        other = conversation.other(user)
+        return self._cache.blocks(user, other) or self._cache.blocks(other, user)
 
     def set_privacy(self, change: SetPrivacy) -> Outcome:
         user = change.author.user_no
@@ -92,18 +102,17 @@ class Quiet:
         return Done()
 
 
-APPLY: dict[type, Any] = {Mark: Quiet.mark, SetPrivacy: Quiet.set_privacy, NoteSeen: Quiet.note_seen}
-
-
 def audiences(connection: apsw.Connection, convs: Sequence[str]) -> dict[str, Audience]:
     found = rows(
         connection,
-        "c.id, (SELECT count(*) FROM members m WHERE m.conv = c.no AND m.left IS NULL),"
+        "c.id, (SELECT count(*) FROM members m WHERE m.conv = c.no AND m.left IS NULL),"  # noqa: S608
         " (SELECT json_group_array(u.name) FROM members m JOIN users u ON u.no = m.user"
-        " WHERE c.kind = 'dm' AND m.conv = c.no)",
+        f" WHERE c.kind = 'dm' AND m.conv = c.no), c.kind = 'dm' AND {blocks('c.dm_low', 'c.dm_high')}",
         "FROM json_each(?1) w JOIN conversations c ON c.id = w.value", json.dumps(convs),
     )  # fmt: skip
-    return {conv: Audience(tuple(sorted(json.loads(names))), members) for conv, members, names in found}
+    return {
+        conv: Audience(tuple(sorted(json.loads(names))), members, bool(silent)) for conv, members, names, silent in found
+    }
 
 
 def tallies(connection: apsw.Connection, conv: str, low: int, high: int) -> list[Tally]:
@@ -134,9 +143,13 @@ def tallies(connection: apsw.Connection, conv: str, low: int, high: int) -> list
 def acquainted(connection: apsw.Connection, user_no: int, names: Sequence[str]) -> list[Acquaintance]:
     found = rows(
         connection, "u.name, CASE WHEN u.show_presence AND u.show_last_seen THEN u.last_seen ELSE 0 END",
-        "FROM json_each(?2) w JOIN users u ON u.name = w.value WHERE EXISTS ("
-        "SELECT 1 FROM members a JOIN members b ON b.conv = a.conv"
-        " WHERE a.user = ?1 AND a.left IS NULL AND b.user = u.no AND b.left IS NULL)",
+        # From the side that has fewer conversations: who has thousands costs as much as those who are asked about have.
+        f"FROM json_each(?2) w JOIN users u ON u.name = w.value WHERE CASE WHEN"  # noqa: S608
+        f" (SELECT count(*) FROM (SELECT 1 FROM members WHERE user = u.no LIMIT {_OWN})) < {_OWN}"
+        " THEN EXISTS (SELECT 1 FROM members b CROSS JOIN members a ON a.conv = b.conv AND a.user = ?1"
+        f" WHERE b.user = u.no AND a.left IS NULL AND b.left IS NULL AND {_TOGETHER})"
+        " ELSE EXISTS (SELECT 1 FROM members a CROSS JOIN members b ON b.conv = a.conv AND b.user = u.no"
+        f" WHERE a.user = ?1 AND a.left IS NULL AND b.left IS NULL AND {_TOGETHER}) END",
         user_no, json.dumps(names),
     )  # fmt: skip
     return [Acquaintance(user, last_seen) for user, last_seen in found]

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import TypeVar
 
 import apsw
@@ -27,7 +26,7 @@ from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
 from chatd.adapters.sqlite.readers import Readers
-from chatd.adapters.sqlite.search_index import SearchIndex, index_faults
+from chatd.adapters.sqlite.search_index import SearchIndex
 from chatd.conversations.operations import Event, Operation, Outcome
 from chatd.store.port import (
     LIST_BYTES,
@@ -35,7 +34,7 @@ from chatd.store.port import (
     Account,
     Acquaintance,
     Audience,
-    Changes,
+    Committed,
     DeviceEntry,
     Endings,
     Item,
@@ -43,14 +42,13 @@ from chatd.store.port import (
     Member,
     Page,
     Privacy,
-    Search,
+    SearchTerms,
     Standing,
     Tally,
     Unavailable,
 )
 
 READERS = 2
-SCRUB_AGAIN_SECONDS = 1.0
 SEARCHERS = 2
 """Of their own: a search may take a hundred times as long as a page of history, which must not wait for it."""
 
@@ -70,8 +68,8 @@ class SqliteStore:
         self._max_devices = max_devices
         self._new_device_events = new_device_events
         self._window_ms = window_ms
-        self._unscrubbed = False
-        self._scrub_next = 0.0
+        self._unscrubbed = True  # by a process that was killed
+        self._in_turn = trio.Lock()
         self._busy_ms = busy_ms
         self._writing = trio.CapacityLimiter(1)
         self._readers = Readers(self._open_reader, READERS)
@@ -89,6 +87,10 @@ class SqliteStore:
 
     async def commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
         """See the port."""
+        async with self._in_turn:
+            return await self._commit(operations, now)
+
+    async def _commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
         if self._closed:
             self._connect()
         try:
@@ -102,7 +104,7 @@ class SqliteStore:
                 outcomes = [commit.apply(operation) for operation in operations]
                 commit.flush()
             self._unscrubbed |= commit.redacted
-            await trio.to_thread.run_sync(self._end_commit, limiter=self._writing)
+            await trio.to_thread.run_sync(self._execute, "COMMIT", limiter=self._writing)
         except BaseException as fault:
             self._recover(fault)
             raise
@@ -129,22 +131,19 @@ class SqliteStore:
         with translated():
             self._connection.execute(sql)
 
-    def _end_commit(self) -> None:
-        self._execute("COMMIT")
-        if self._unscrubbed and monotonic() >= self._scrub_next:
-            self._scrub()
+    async def scrub(self) -> None:
+        """See the port. Between two commits, on the connection of them: while others write, another one seldom has its turn."""
+        if self._unscrubbed:
+            async with self._in_turn:
+                if not self._closed:
+                    await trio.to_thread.run_sync(self._scrub, limiter=self._writing)
 
     def _scrub(self) -> None:
-        """What was deleted is overwritten in the file, but stands in the write-ahead log until that is written over. With a
-        reader or another process in the way it stays until a later commit, a second or more from then: each try writes out what
-        it can, with an fsync. Nobody waits for it."""
-        try:
+        """What was deleted is overwritten in the file, but stands in the write-ahead log until that is written over. This
+        waits for no reader and no other process; with one in the way it writes out what it can, and has to be done again."""
+        with translated():
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-        except apsw.Error as fault:
-            log.warning("store.not_scrubbed", reason=str(fault))
-        else:
-            self._unscrubbed = bool(busy)
-            self._scrub_next = monotonic() + SCRUB_AGAIN_SECONDS if busy else 0.0
+        self._unscrubbed = bool(busy)
 
     def _recover(self, fault: BaseException) -> None:
         """Nothing of a failed commit may stay: not in the transaction, not in what is remembered."""
@@ -167,7 +166,8 @@ class SqliteStore:
 
     def _open_searcher(self) -> apsw.Connection:
         self._index.prepare()
-        return search.attach(self._open_reader(), str(self._index.path))
+        with self._index.faults():
+            return search.attach(self._open_reader(), str(self._index.path))
 
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """See the port."""
@@ -188,9 +188,13 @@ class SqliteStore:
         """See the port."""
         return await self._read(reads.log, conv, after, limit, max_bytes)
 
-    async def changes(self, token: int | None) -> Changes:
+    async def logs(self, wanted: Sequence[tuple[str, int]], limit: int, *, max_bytes: int = LOG_BYTES) -> list[list[Event]]:
         """See the port."""
-        return await self._read(reads.changes, token)
+        return await self._read(reads.logs, wanted, limit, max_bytes)
+
+    async def committed(self, token: int | None) -> Committed:
+        """See the port."""
+        return await self._read(reads.committed, token)
 
     async def conversations(
         self, user_no: int, device_no: int, cursor: str | None, limit: int, *, max_bytes: int = LIST_BYTES
@@ -239,12 +243,16 @@ class SqliteStore:
         return await self._read(reads.endings, token)
 
     async def search(
-        self, user_no: int, wanted: Search, *, cursor: str | None, limit: int, max_bytes: int
+        self, user_no: int, wanted: SearchTerms, *, cursor: str | None, limit: int, max_bytes: int
     ) -> tuple[list[Event], str | None] | None:
         """See the port."""
-        upto, offset = search.parse_cursor(cursor, ranked=wanted.ranked)
-        with index_faults(self._index.path):
-            return await self._searchers.read(search.search, user_no, wanted, upto, offset, limit, max_bytes)
+        begin = search.parse_cursor(cursor, ranked=wanted.ranked)
+
+        def query(connection: apsw.Connection) -> tuple[list[Event], str | None] | None:
+            with self._index.faults():
+                return search.search(connection, user_no, wanted, begin, limit, max_bytes)
+
+        return await self._searchers.read(query)
 
     async def index(self) -> int:
         """See the port."""
@@ -262,8 +270,17 @@ class SqliteStore:
         """See the port."""
         return await self._read(reads.account, name)
 
+    async def revoked(self, token: bytes) -> bool:
+        """See the port."""
+        return await self._read(reads.revoked, token)
+
     def close(self) -> None:
         """Close every connection; nothing may be in flight."""
+        if self._unscrubbed and not self._closed:
+            try:
+                self._scrub()
+            except Unavailable as fault:
+                log.warning("store.not_scrubbed", reason=str(fault))
         self._readers.close()
         self._searchers.close()
         self._index.close()

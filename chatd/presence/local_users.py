@@ -1,7 +1,8 @@
 """The users of this node: what they are, what they let others see, and what the board and the store are told of it.
 
-A part of the actor ``actor.Presence``, which calls it from one task; nothing else owns its state. Waits for the store's reads
-and the board. Bounded by the node's sessions, and by those that ended within the expiry.
+A part of the actor ``actor.Presence``; nothing else owns its state. What is decided and told here (``decide``) waits for the
+store's reads alone, and what is put on the board (``write``) for the board: one that hangs stops nothing that needs none.
+Bounded by the node's sessions, by those that ended within the expiry, and by LAST_WORDS.
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ from chatd.limits.bucket import TokenBucket
 from chatd.ops.metrics import Metrics
 from chatd.presence.port import Board, BoardDown, Entry
 from chatd.presence.roster import Roster, shown
-from chatd.presence.status import State, Status
+from chatd.presence.status import PresenceState, Status
 from chatd.store.port import Store, Unavailable
 
 BETWEEN_CHANGES = 1.0
 """Seconds between two changes told of one user: who comes and goes meanwhile is told of once."""
 LEFT_STORED_SECONDS = 5.0
+LAST_WORDS = 20_000
+"""Of so many who left while the board was away the moment is said when it is back."""
 BATCH = 500
 
 T = TypeVar("T")
 Submit = Callable[[Operation, Callable[[Operation, Outcome], None]], bool]
 
 
-class Here:
+class LocalUsers:
     """``on_state`` is called with (user, what others may see) at each change. ``rate``: changes told to the board a second.
     ``store_seconds``: how often it is stored when somebody was last there. ``wall_ms``: the wall clock."""
 
     def __init__(
-        self, roster: Roster, store: Store, submit: Submit, metrics: Metrics, on_state: Callable[[str, State], None], *,
+        self, roster: Roster, store: Store, submit: Submit, metrics: Metrics, on_state: Callable[[str, PresenceState], None], *,
         rate: float, store_seconds: float, wall_ms: Callable[[], int],
     ) -> None:  # fmt: skip
         self.roster = roster
@@ -46,7 +49,11 @@ class Here:
         self._wall_ms = wall_ms
         self._changed: dict[str, None] = {}
         self._renewed: dict[str, None] = {}
-        self._tell_all = False
+        self._board_lost = self._tell_all = self._unheard = False
+        self._to_renew: dict[str, None] = {}
+        self._to_tell: dict[str, Entry] = {}
+        self._decided = trio.Event()
+        self._last_words: dict[str, tuple[Entry, float]] = {}
         self._unstored: dict[str, float] = {}
         self._store_seconds = store_seconds
         self._store_at = self._sweep_at = trio.current_time() + LEFT_STORED_SECONDS
@@ -61,16 +68,23 @@ class Here:
     def board_lost(self, now: float) -> None:
         """Say everything again, to those too who listen: they may have missed it."""
         self.roster.renew_all(now)
-        self._tell_all = True
+        self._board_lost = True
 
-    def said(self, user: str) -> State | None:
+    def said(self, user: str) -> PresenceState | None:
         """What was last told of somebody who is here."""
         person = self.roster.people.get(user)
-        return None if person is None else person.told
+        return None if person is None else person.announced
 
-    async def turn(self, board: Board) -> None:
-        """One round of what is due. Raises BoardDown."""
+    def is_undecided(self, user: str) -> bool:
+        """Whether somebody is here of whom nothing was decided yet."""
+        person = self.roster.people.get(user)
+        return person is not None and person.shows is None
+
+    async def decide(self) -> None:
+        """One round of what is due: told to the watchers here, and kept for the board. Waits for the store's reads alone.
+        A second one at the same time does no harm."""
         now = trio.current_time()
+        lost, self._board_lost = self._board_lost, False
         for user, person, renew in self.roster.due(now):
             self._changed[user] = None
             if renew:
@@ -78,18 +92,56 @@ class Here:
             if not person.devices and person.last_active > person.stored:
                 self._unstored[user] = person.last_active
         await self._learn_privacy()
-        renewals, news = self._gather(trio.current_time())
+        self._to_renew.update(self._renewed)
+        self._renewed = {}
+        news = self._gather(trio.current_time())
         self.store_seen(trio.current_time())
+        self._keep_last_words(news, trio.current_time())
+        self._to_tell.update((entry.user, entry) for entry in news)
+        self._tell_all = self._tell_all or lost
+        self._decided.set()
+
+    async def write(self, board: Board) -> None:
+        """Wait for a round of ``decide``, and put on the board what there is for it. Raises BoardDown."""
+        await self._decided.wait()
+        self._decided = trio.Event()
+        renewed, self._to_renew = self._to_renew, {}
+        words, self._to_tell = self._to_tell, {}
         if not board.up:
+            self._unheard = True
             return  # ``board_lost`` renews everything when it is back
         tell_all, self._tell_all = self._tell_all, False
+        if tell_all:
+            words = {user: entry for user, (entry, _) in self._last_words.items()} | words
         try:
-            await board.put(renewals, tell=tell_all)
-            await board.put(news, tell=True)
+            await board.put(self._renewals(renewed), tell=tell_all)
+            await board.put(list(words.values()), tell=True)
+            self._unheard = self._unheard and not tell_all
         except BoardDown:
+            self._unheard = True
             self._tell_all = True
-            self._renewed.update(dict.fromkeys(entry.user for entry in (*renewals, *news)))
+            self._to_renew.update(dict.fromkeys((*renewed, *words)))
             raise
+
+    def _renewals(self, users: Iterable[str]) -> list[Entry]:
+        offset = self._wall_ms() - trio.current_time() * 1000
+        people = self.roster.people
+        states = [(user, shown(people[user], offset)) for user in users if user in people]
+        return [Entry(user, *state) for user, state in states if state.status is not Status.OFFLINE]
+
+    def _keep_last_words(self, news: list[Entry], now: float) -> None:
+        """Of who has gone or hides: when the board was lost they are said again, for no renewal does it, and what others
+        hold may outlive them by ``expiry``; none is let go of before the board could take it. Not of who is back: that is
+        said by itself."""
+        for entry in news:
+            self._last_words.pop(entry.user, None)
+            if entry.status is Status.OFFLINE:
+                self._last_words[entry.user] = (entry, now + self.roster.expiry)
+        while self._last_words:
+            user, (_, until) = next(iter(self._last_words.items()))
+            if len(self._last_words) <= LAST_WORDS and (self._unheard or until > now):
+                break
+            del self._last_words[user]
 
     async def _learn_privacy(self) -> None:
         """Of those who are new here; and again with every renewal, for the word of another node may have been lost."""
@@ -109,53 +161,55 @@ class Here:
                 if person is not None and person.shows == before.get(user):  # else it was set while the store was read
                     person.shows = (privacy.presence, privacy.last_seen)
 
-    def _gather(self, now: float) -> tuple[list[Entry], list[Entry]]:
+    def _gather(self, now: float) -> list[Entry]:
         offset = self._wall_ms() - now * 1000
         people = self.roster.people
-        renewed, self._renewed = self._renewed, {}
         news = []
         for user in list(self._changed):
             person = people.get(user)
             if person is not None:
                 state = shown(person, offset)
-                if _is_news(person.told, state):
-                    if now - person.told_at < BETWEEN_CHANGES:
+                if _is_news(person.announced, state):
+                    if now - person.announced_at < BETWEEN_CHANGES:
                         continue
                     if self._budget.take(now):
                         self._metrics.presence_coarsened += 1
                         break
-                    person.told, person.told_at = state, now
+                    person.announced, person.announced_at = state, now
                     news.append(Entry(user, *state))
                     self._on_state(user, state)
                 self.roster.forget(user)
             del self._changed[user]
-        states = [(user, shown(people[user], offset)) for user in renewed if user in people]
-        return [Entry(user, *state) for user, state in states if state.status is not Status.OFFLINE], news
+        return news
 
     # --- when they were last there --------------------------------------------------------------
 
-    def store_seen(self, now: float, *, everybody: bool = False) -> None:
-        """Hand what is due to the store writer: of who has left soon, of the others now and then."""
+    def store_seen(self, now: float, *, everybody: bool = False) -> bool:
+        """Hand what is due to the store writer: of who has left soon, of the others now and then. One part at each call, for a
+        commit holds up the whole node, 2 ms a part. Whether there is more."""
         if everybody or now >= self._sweep_at:
             self._sweep_at = now + self._store_seconds
             for user, person in self.roster.people.items():
                 active = max((person.last_active, *(device.last_active for device in person.devices)))
                 if active > person.stored:
                     self._unstored[user] = active
-        elif not self._unstored or now < self._store_at:
-            return
-        self._store_at = now + LEFT_STORED_SECONDS
+        elif now < self._store_at:
+            return False
         offset = self._wall_ms() - now * 1000
-        unstored, self._unstored = self._unstored, {}
-        for batch in _batches(list(unstored.items())):
-            note = NoteSeen(seen=tuple((user, int(active * 1000 + offset)) for user, active in batch))
-            if self._submit(note, self._stored):
-                self._note_stored(batch)
-            else:
-                self._unstored.update(batch)
+        batch = list(islice(self._unstored.items(), BATCH))
+        taken = bool(batch) and self._submit(
+            NoteSeen(seen=tuple((user, int(active * 1000 + offset)) for user, active in batch)), self._stored
+        )
+        if taken:
+            self._note_stored(batch)
+        more = taken and bool(self._unstored)
+        if batch:
+            self._store_at = now if more else now + LEFT_STORED_SECONDS
+        return more
 
     def _note_stored(self, batch: list[tuple[str, float]]) -> None:
         for user, active in batch:
+            del self._unstored[user]
             person = self.roster.people.get(user)
             if person is not None:
                 person.stored = active
@@ -166,7 +220,7 @@ class Here:
                 person.stored = 0.0
 
 
-def _is_news(said: State, state: State) -> bool:
+def _is_news(said: PresenceState, state: PresenceState) -> bool:
     """Whether others would see a difference. While somebody is there, only whether ``seen`` may be known is one."""
     if state.status is Status.ONLINE:
         return said.status is not Status.ONLINE or bool(said.seen) != bool(state.seen)

@@ -1,0 +1,1 @@
+ALTER TABLE conversations ADD COLUMN words TEXT NOT NULL DEFAULT '';
