@@ -28,13 +28,13 @@ types: ## Check the types
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/mypy $(ARGS)
 
-bench: ## Measure, in about a minute
+bench: ## Measure chatd and what would be possible, in about six minutes
 	@.ci/environment $(VENV) requirements-dev.lock
-	@$(VENV)/bin/python -P -m chatd_bench $(or $(ARGS),quick)
+	@$(VENV)/bin/python -P -m chatd_bench $(or $(ARGS),suite short)
 
-bench-peers: ## Compare with other servers, which are installed first, in under an hour
+bench-peers: ## Measure everything, other servers too, which are installed first; it takes hours
 	@.ci/environment $(VENV) requirements-dev.lock
-	@$(VENV)/bin/python -P -m chatd_bench compare --save $(ARGS)
+	@$(VENV)/bin/python -P -m chatd_bench suite all $(ARGS)
 
 format: ## Sort imports and mend what ruff can mend
 	@.ci/environment $(VENV) requirements-dev.lock

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from chatd_bench import outage_command
-from chatd_bench.command_line import common_of, make_parser, wrong
+from chatd_bench.command_line import RESULTS, common_of, make_parser, wrong
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
         parser.error(fault)
     raise_file_limit()
     try:
+        if options.scenario == "suite":
+            return _run_suite(options)
         if options.scenario in _ALONE:
             _ALONE[options.scenario](options)
             return 0
@@ -48,6 +51,14 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run_suite(options: argparse.Namespace) -> int:
+    from chatd_bench.suite import Suite, run_suite
+
+    chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "peers", "keep_void")}
+    directory = options.results or RESULTS / options.of
+    return run_suite(Suite(options.of, directory, only=options.only or (), **chosen), main)
 
 
 # --- scenarios that are of chatd alone ------------------------------------------------------------
@@ -117,9 +128,34 @@ def _run_outage(options: argparse.Namespace) -> None:
     outage_command.run(options, _show_plainly)
 
 
+# --- what is made of runs ---------------------------------------------------------------------------
+
+
+def _run_report(options: argparse.Namespace) -> None:
+    from chatd_bench.reporting.markdown import write_report
+
+    print(write_report(options.of, options.to))
+
+
+def _run_profile(options: argparse.Namespace) -> None:
+    """A run of ``dm`` or ``group`` on one server, with py-spy beside it."""
+    from chatd_bench.profile import Profiler, profile_rows, profiled
+
+    keys = ("connections",) if options.of == "dm" else ("members", "senders")
+    sizes = {key: getattr(options, key) for key in keys}
+    common = common_of(options)
+    with Profiler(options.samples) as profiler:
+        to = replace(common, observe=profiler.observe)
+        run = run_dm(to, *sizes.values()) if options.of == "dm" else run_group(to, *sizes.values())
+        result = profiled(run, profiler.seen())
+    loop = {"rate": common.rate} if common.rate is not None else {"window": common.window}
+    parameters = {"of": options.of, **sizes, **loop, "seconds": common.seconds, "nodes": common.nodes, "samples": options.samples}
+    _show_plainly(options, parameters, profile_rows(result), result)
+
+
 _ALONE: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "search": _run_search, "presence": _run_presence, "limits": _run_limits, "outage": _run_outage,
-    "compare": _run_compare,
+    "compare": _run_compare, "report": _run_report, "profile": _run_profile,
 }  # fmt: skip
 
 
@@ -131,9 +167,10 @@ def _show_plainly(
     shown = [("scenario", f"{options.scenario}   {given}"), *rows]
     print("\n".join(f"{name:<{width}} {text}" for name, text in shown))
     if options.save:
+        server = {"server": options.server} if hasattr(options, "server") else {}
         report = {
-            "scenario": options.scenario, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "parameters": parameters,
-            "result": result, "machine": describe(),
+            "scenario": options.scenario, **server, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "parameters": parameters, "result": result, "machine": describe(),
         }  # fmt: skip
         print(f"saved in {save(report, options.results)}")
 

@@ -19,10 +19,12 @@ MAX_USERS = 1001
 STORM_RATE = 1000.0
 SLOW_RATE = 500.0
 SLOW_BODY_BYTES = 1000
+SUITES = ("short", "all")
 QUICK_HEARTBEAT_MS = "1500"
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Of everything that ``python -m chatd_bench`` can do."""
     parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Load for messaging servers.")
     scenarios = parser.add_subparsers(dest="scenario", required=True)
     common, timed, saved = _common_options(), _timed_options(), _saved_options()
@@ -56,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add(history, "--requests", 2000, "R", "of each kind")
     _add(history, "--limit", 50, "E", "events in a page")
     scenarios.add_parser("quick", parents=[common, saved], help="dm, group and idle, tiny: that they run, and their checks hold")
+    _add_profile(scenarios, common, timed, saved)
     _add_alone(scenarios, saved)
     return parser
 
@@ -78,6 +81,7 @@ def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     _add(search, "--searchers", 4, "S", "at once")
     _add_compare(scenarios, saved)
     outage_command.add_parser(scenarios)
+    _add_many(scenarios)
 
 
 def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
@@ -93,6 +97,30 @@ def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     _add(compare, "--generators", 1, "N", "generator processes")
     compare.add_argument("--keep-void", action="store_true", help="let void runs count, on a machine that is never quiet")
     compare.set_defaults(body_bytes=120)
+
+
+def _add_many(scenarios: Any) -> None:
+    """What is made of results, and what makes many."""
+    report = scenarios.add_parser("report", help="saved results as Markdown and plots, with what is to be reached")
+    report.add_argument("of", type=Path, nargs="*", default=[RESULTS], metavar="RESULT", help=f"files or directories ({RESULTS})")
+    report.add_argument("--to", type=Path, default=RESULTS, metavar="DIR", help="where it goes (%(default)s)")
+    suite = scenarios.add_parser("suite", help="many runs, and their report")
+    suite.add_argument("of", choices=SUITES, help="short: chatd and the anchors; all: every scenario and every server")
+    suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
+    _add(suite, "--rounds", 5, "N", "of comparisons")
+    suite.add_argument("--peers", metavar="NAME,NAME,...", help="who is compared (all)")
+    suite.add_argument("--keep-void", action="store_true", help="let void runs count in comparisons")
+    suite.add_argument("--only", action="append", metavar="SCENARIO", help="of its scenarios only this one; may be repeated")
+    suite.add_argument("--results", type=Path, metavar="DIR", help=f"where ({RESULTS}/short, {RESULTS}/all)")
+
+
+def _add_profile(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
+    profile = scenarios.add_parser("profile", parents=parents, help="where the server's CPU time goes for a message")
+    profile.add_argument("of", choices=("dm", "group"), help="the scenario")
+    _add(profile, "--connections", 200, "N", "dm:")
+    _add(profile, "--members", 100, "M", "group:")
+    _add(profile, "--senders", 10, "K", "group: members who write")
+    _add(profile, "--samples", 200, "HZ", "looks a second")
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: int, letter: str, what: str) -> None:
@@ -160,7 +188,7 @@ def wrong(options: argparse.Namespace) -> str | None:
         return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"
     if options.scenario == "outage":
         return outage_command.wrong(options)
-    if options.scenario == "compare":
+    if options.scenario in ("compare", "report", "suite"):
         return None
     if options.url and options.key_file is None:
         return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
@@ -168,12 +196,13 @@ def wrong(options: argparse.Namespace) -> str | None:
 
 
 def _wrong_size(options: argparse.Namespace) -> str | None:
-    pairs = {"dm": "connections", "storm": "others"}.get(options.scenario)
+    scenario = options.of if options.scenario == "profile" else options.scenario
+    pairs = {"dm": "connections", "storm": "others"}.get(scenario)
     if pairs is not None:
         count = getattr(options, pairs)
         if count % 2 or count // 2 < options.generators:
             return f"--{pairs} {count}: must be even, and at least a pair for each generator"
-    if options.scenario in ("group", "slow"):
+    if scenario in ("group", "slow"):
         if not 2 * options.generators <= options.members <= MAX_USERS:
             return f"--members {options.members}: must be from 2 for each generator to {MAX_USERS}"
         if options.senders + getattr(options, "slow", 0) > options.members:

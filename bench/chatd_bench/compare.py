@@ -26,8 +26,8 @@ Measure = Callable[[str], Result]
 
 RESAMPLES = 10_000
 RATE, PER_CPU = "delivered_per_s", "delivered_per_cpu_s"
-KEPT = ("sent_per_s", "acked_per_s", RATE, PER_CPU, "latency_ms", "cpu", "generator_us_per_message", "void", "seconds", "checks",
-        "server_versions")  # fmt: skip
+KEPT = ("sent_per_s", "acked_per_s", RATE, PER_CPU, "latency_ms", "curve_ms", "cpu", "generator_us_per_message", "void",
+        "seconds", "checks", "server_versions")  # fmt: skip
 """What a comparison keeps of a run's result."""
 
 

@@ -46,6 +46,11 @@ def read_cpu(server: Sequence[int], generators: Sequence[int]) -> Cpu:
     return Cpu(own, bus, sum(map(_seconds, generators)), user + nice + system + irq + soft_irq, steal)
 
 
+def thread_seconds(pid: int) -> dict[int, float]:
+    """CPU seconds that each thread of a process has used until now."""
+    return {int(task.name): _seconds(f"{pid}/task/{task.name}") for task in (_PROC / str(pid) / "task").iterdir()}
+
+
 def memory_of(pids: Sequence[int]) -> Memory:
     """Of several processes, added up."""
     read = [read_memory(pid) for pid in pids]
@@ -69,7 +74,7 @@ def _stat(pid: int | str) -> list[str]:
         return []
 
 
-def _seconds(pid: int) -> float:
+def _seconds(pid: int | str) -> float:
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
 

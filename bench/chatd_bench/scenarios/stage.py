@@ -57,6 +57,8 @@ class Options:
     window: int = 5
     arrivals: Arrivals = "poisson"
     seed: str = "1"
+    observe: Callable[[Running, float], Callable[[], None]] | None = None
+    """Called as the measured time begins, with the server and how long it will be; what it returns is called at the end."""
 
     def wrong(self) -> str | None:
         """What cannot be run, in words."""
@@ -124,10 +126,13 @@ class Stage:
         with Progress("seconds", int(whole)) as progress:
             _watch(begin, windows[0][0], progress)
             before = self.cpu()
+            observed = options.observe(self.running, sum(spans)) if options.observe is not None else None
             if meanwhile is not None:
                 meanwhile(windows[0][0])
             _watch(begin, at, progress)
             after = self.cpu()
+            if observed is not None:
+                observed()
         parts = [self.generators.answers(only=number)[0] for number in active]
         checks = self._checks()
         for number, part in zip(active, parts, strict=True):

@@ -1,0 +1,124 @@
+"""Saved results, as the report looks for them: of one machine, and for each set of parameters the newest that counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatd_bench.faults import RunFailed
+
+UNTOLD = ("seed", "arrivals")
+"""Parameters without which two runs are still the same."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One JSON file. ``server`` is empty for scenarios of chatd alone; for a comparison ``of`` is its scenario."""
+
+    file: str
+    scenario: str
+    server: str
+    time: str
+    parameters: dict[str, Any]
+    result: dict[str, Any]
+    machine: dict[str, Any]
+    dialect: str = ""
+    of: str = ""
+    baseline: str = ""
+    absent: dict[str, str] | None = None
+
+    @property
+    def void(self) -> list[str]:
+        """Why its figures are worth nothing."""
+        return list(self.result.get("void", ()))
+
+    @property
+    def commit(self) -> str:
+        """Of the source."""
+        return str(self.machine.get("commit", "unknown"))
+
+    @property
+    def key(self) -> str:
+        """What another run has to have alike to be the same once more."""
+        told = {name: value for name, value in self.parameters.items() if name not in UNTOLD}
+        return json.dumps([self.scenario, self.server, self.dialect, self.of, told], sort_keys=True)
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether a plan fixed the sends."""
+        return self.parameters.get("rate") is not None
+
+
+def read(paths: Iterable[Path]) -> list[Saved]:
+    """Of these files, and of all in these directories, oldest first. Raises RunFailed."""
+    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    saved = [_read(file) for file in files]
+    if not saved:
+        raise RunFailed("there are no results: runs with --save make some")
+    return sorted(saved, key=lambda one: one.time)
+
+
+def _read(file: Path) -> Saved:
+    try:
+        found = json.loads(file.read_text())
+        comparison = found["scenario"] == "compare"
+        return Saved(
+            file=file.name, scenario=found["scenario"], server="" if comparison else found.get("server", ""), time=found["time"],
+            parameters=found["parameters"], result=found["result"], machine=found["machine"], dialect=found.get("dialect", ""),
+            of=found["parameters"].get("of", ""), baseline=found.get("baseline", ""), absent=found.get("absent"),
+        )  # fmt: skip
+    except OSError as fault:
+        raise RunFailed(f"{file}: {fault.strerror}") from fault
+    except (ValueError, KeyError, TypeError) as fault:
+        raise RunFailed(f"{file}: no result of a run: {fault!r}") from fault
+
+
+class Results:
+    """What a report is made of. ``left_out``: runs on other machines than the newest one's."""
+
+    def __init__(self, saved: Sequence[Saved]) -> None:
+        machine = _machine(saved[-1])
+        self.all = [one for one in saved if _machine(one) == machine]
+        self.left_out = len(saved) - len(self.all)
+        newest: dict[str, Saved] = {}
+        for one in self.all:
+            if not one.void or one.key not in newest or newest[one.key].void:
+                newest[one.key] = one
+        self.chosen = sorted(newest.values(), key=lambda one: one.time)
+
+    def of(self, scenario: str, server: str | None = None, **parameters: Any) -> list[Saved]:
+        """Those with these parameters; the ones that count first, then void ones."""
+        found = [
+            one for one in self.chosen
+            if one.scenario == scenario and (server is None or one.server == server)
+            and all(one.parameters.get(name) == value for name, value in parameters.items())
+        ]  # fmt: skip
+        return sorted(found, key=lambda one: bool(one.void))
+
+    def flows(self, scenario: str, server: str = "chatd", *, open_loop: bool = False, **parameters: Any) -> list[Saved]:
+        """Runs with one rate of deliveries; where no encoding is asked for, in the server's first dialect."""
+        return [
+            one for one in self.of(scenario, server, **parameters)
+            if one.open_loop == open_loop and "delivered_per_s" in one.result and not one.dialect.endswith("-json")
+        ]  # fmt: skip
+
+    def best(self, scenario: str, server: str = "chatd", **parameters: Any) -> Saved | None:
+        """The closed loop with the highest rate, of those that count; or of the void ones, where none counts."""
+        found = self.flows(scenario, server, **parameters)
+        counting = [one for one in found if not one.void] or found
+        return max(counting, key=lambda one: float(one.result["delivered_per_s"]), default=None)
+
+    def against(self, of: str, peer: str, **parameters: Any) -> dict[str, Any] | None:
+        """The newest comparison's summary of a peer, for chatd against it in a closed loop."""
+        for one in reversed(self.of("compare", of=of, rate=None, **parameters)):
+            for server in one.result["servers"]:
+                if server["server"] == peer and one.baseline == "chatd":
+                    return {"keep_void": bool(one.parameters.get("keep_void")), **server}
+        return None
+
+
+def _machine(one: Saved) -> tuple[object, ...]:
+    return (one.machine.get("cpu"), one.machine.get("cores"), one.machine.get("memory_mib"))

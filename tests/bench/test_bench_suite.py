@@ -1,0 +1,48 @@
+"""The suites: command lines that can be run, one after another, and a report even where some fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from chatd_bench.command_line import make_parser, wrong
+from chatd_bench.suite import HALF, Suite, run_suite
+
+from tests.bench.test_bench_report import MACHINE, flow
+
+
+@pytest.mark.parametrize("name", ["short", "all"])
+def test_every_step_is_a_command_line(name, tmp_path):
+    steps = Suite(name, tmp_path, peers="prosody,anchor-c", keep_void=True).steps()
+    for step in steps:
+        assert wrong(make_parser().parse_args(["5" if word == HALF else word for word in step])) is None, step
+    scenarios = {step[0] for step in steps}
+    assert {"dm", "group", "mix", "idle"} <= scenarios
+    assert name == "short" or {"storm", "slow", "catchup", "history", "presence", "limits", "compare", "profile"} <= scenarios
+
+
+def test_the_steps_are_run_and_reported(tmp_path, capsys):
+    """Half of saturation is what the step before it has found; a step that fails is told at the end."""
+    asked = []
+
+    def run(arguments):
+        asked.append(arguments)
+        options = make_parser().parse_args(arguments)
+        if options.scenario == "group":
+            return 1
+        parameters = {"connections": options.connections, "nodes": options.nodes, "rate": options.open_loop}
+        report = {"scenario": "dm", "server": options.server, "time": f"2026-01-01T00:00:0{len(asked)}Z",
+                  "parameters": parameters, "result": flow(1000.0), "machine": MACHINE}  # fmt: skip
+        (options.results / f"{len(asked)}.json").write_text(json.dumps(report))
+        return 0
+
+    assert run_suite(Suite("short", tmp_path / "it", only=("dm", "group")), run) == 1
+    assert asked[1][:3] == ["dm", "--open-loop", "500"]
+    assert "group --members 1000" in capsys.readouterr().err
+    assert "500/s, 50% of saturation" in (tmp_path / "it" / "report.md").read_text()
+
+
+def test_ctrl_c_ends_all_of_it(tmp_path):
+    asked = []
+    assert run_suite(Suite("all", tmp_path), lambda arguments: asked.append(arguments) or 130) == 130
+    assert len(asked) == 1
