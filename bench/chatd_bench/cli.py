@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 def _run_suite(options: argparse.Namespace) -> int:
     from chatd_bench.suite import Suite, run_suite
 
-    chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "peers", "keep_void")}
+    chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "tries", "peers", "keep_void")}
     directory = options.results or RESULTS / options.of
     return run_suite(Suite(options.of, directory, only=options.only or (), **chosen), main)
 

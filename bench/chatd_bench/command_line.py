@@ -108,6 +108,7 @@ def _add_many(scenarios: Any) -> None:
     suite.add_argument("of", choices=SUITES, help="short: chatd and the anchors; all: every scenario and every server")
     suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
     _add(suite, "--rounds", 5, "N", "of comparisons")
+    _add(suite, "--tries", 2, "N", "of a run that is void")
     suite.add_argument("--peers", metavar="NAME,NAME,...", help="who is compared (all)")
     suite.add_argument("--keep-void", action="store_true", help="let void runs count in comparisons")
     suite.add_argument("--only", action="append", metavar="SCENARIO", help="of its scenarios only this one; may be repeated")

@@ -42,6 +42,22 @@ def test_the_steps_are_run_and_reported(tmp_path, capsys):
     assert "500/s, 50% of saturation" in (tmp_path / "it" / "report.md").read_text()
 
 
+@pytest.mark.parametrize(("void", "runs"), [([], 1), (["others used 50% of a core"], 3)])
+def test_a_void_run_is_made_again(tmp_path, void, runs):
+    """As often as is said, and no step fails for it."""
+    asked = []
+
+    def run(arguments):
+        asked.append(arguments)
+        report = {"scenario": "mix", "server": "chatd", "time": "2026-01-01T00:00:00Z", "parameters": {"nodes": 1, "rate": 1.0},
+                  "result": flow(10.0, void=void), "machine": MACHINE}  # fmt: skip
+        (tmp_path / f"{len(asked)}.json").write_text(json.dumps(report))
+        return 0
+
+    assert run_suite(Suite("short", tmp_path, tries=3, only=("mix",)), run) == 0
+    assert len(asked) == runs
+
+
 def test_ctrl_c_ends_all_of_it(tmp_path):
     asked = []
     assert run_suite(Suite("all", tmp_path), lambda arguments: asked.append(arguments) or 130) == 130
