@@ -192,7 +192,7 @@ class Terminal:
             if chosen[0]:
                 self._deeds.on_message(key, chosen[0])
             else:
-                self._deeds.on_refused(key, chosen[1])
+                self._deeds.on_unsent(key, chosen[1])
         except (ValueError, ClientError, OSError) as error:
             self._screen.note(str(error))
         self._dirty.set()

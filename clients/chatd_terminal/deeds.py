@@ -119,13 +119,15 @@ class Deeds:
             case _:
                 self._react(chat, message, QUICK[int(key) - 1])
 
-    def on_refused(self, key: str, item_key: str) -> None:
-        """A key on a message that was refused: it is taken back to be mended (e), or forgotten (d)."""
+    def on_unsent(self, key: str, item_key: str) -> None:
+        """A key on a message that waits or was refused: it is taken back to be mended (e), or forgotten (d)."""
         chat = self._model.current()
-        if chat is None or key not in {"e", "d"} or item_key not in chat.refused:
+        if chat is None or key not in {"e", "d"}:
             raise ValueError("e: take it back and mend it, d: forget it" if chat else "nothing is open")
-        item, _ = chat.refused.pop(item_key)
-        chat.version += 1
+        item = chat.refused[item_key][0] if item_key in chat.refused else chat.waiting.get(item_key)
+        if item is None or (item_key in chat.waiting and not self._client.withdraw(item)):
+            raise ValueError("it was sent already: edit or delete it once it is stored")
+        self._model.forget(item)
         self._screen.pane.release()
         if key == "e":
             self._screen.begin(SAY, body_text(item.fields["body"]))

@@ -80,6 +80,8 @@ def run_plain(
     from chatd_terminal.plain import TIMEOUT_S, Exit, run_plainly  # each mode does without the other's imports
 
     try:
+        if sys.stdin is None or sys.stdout is None:  # closed, and its number would be given to the next file that is opened
+            raise ValueError(f"standard {'input' if sys.stdin is None else 'output'} is closed")
         at = endpoint(url)
         secret = _given_password(password_file)
         if not secret:

@@ -34,6 +34,7 @@ INPUT_SHARE = 3
 NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
 SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc"
+UNSENT = "not stored: e take it back to mend it  d forget it  Esc"
 ON_MESSAGE = {*"redtpo+123456", "enter"}
 SCROLLING = {"page up", "page down"}
 
@@ -74,6 +75,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
         self._take_pasted()  # also where the end of a paste was lost
         self._draw_pane()
+        self._hint()
         self._list.show(self._model, self.style, self.input.has_draft)
         self._now, self.input.clusters = now, self.style.clusters
         self._draw_status()
@@ -310,9 +312,10 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._hint()
 
     def _hint(self) -> None:
-        if self.pane.selected is not None and not self.notice:
-            self.notice = SELECTING
-        elif self.pane.selected is None and self.notice == SELECTING:
+        selected = self.pane.selected
+        if selected is not None and self.notice in {"", SELECTING, UNSENT}:
+            self.notice = SELECTING if selected[0] else UNSENT
+        elif selected is None and self.notice in {SELECTING, UNSENT}:
             self.notice = ""
 
     def _escape(self) -> None:

@@ -151,6 +151,13 @@ class Model:
         chat.at = max(chat.at, item.at if item.fields["t"] == "send" else 0)
         chat.version += 1
 
+    def forget(self, item: Queued) -> None:
+        """It was taken back before it was sent, or is given up after it was refused."""
+        self._settled(item)
+        for chat in self.conversations.values():
+            if chat.refused.pop(item.key, None) is not None:
+                chat.version += 1
+
     def reconcile(self, waiting: Iterable[Queued], stored: int) -> None:
         """What still waits; what else seems to do so was stored while this screen could not follow.
 

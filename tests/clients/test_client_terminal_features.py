@@ -348,6 +348,38 @@ async def test_a_refused_message_is_taken_back_and_mended(server: Any, tmp_path:
         await leave(screen)
 
 
+async def test_a_waiting_message_is_taken_back(server: Any, tmp_path: Path) -> None:
+    """What was not sent yet can be mended and forgotten; what was sent cannot, and says so."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        server.swallow = lambda message: True
+        screen.type("sent\r")
+        await screen.shows("sent …")
+        await server.until(lambda: sent(server, Send))
+        screen.type(CTRL_UP + "d")
+        await screen.shows("it was sent already", "sent …")
+        screen.type(ESC)
+        await screen.hides("it was sent")
+        await server.cut()
+        await screen.shows("offline, next try")
+        screen.type("forget this\rmend that\r")
+        await screen.shows("forget this …", "mend that …")
+        screen.type(CTRL_UP + UP)
+        await screen.shows("e take it back")
+        screen.type("d")
+        await screen.hides("forget this", "e take it back")
+        screen.type(CTRL_UP + "e")
+        await screen.shows("> mend that")
+        await screen.hides("mend that …")
+        screen.type("\x15mended\r")
+        server.swallow = lambda message: False
+        await server.cut()
+        await screen.shows("sent ✓", "mended ✓")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello", "sent", "mended"]
+
+
 async def test_a_bad_line_freezes_nothing(server: Any, tmp_path: Path) -> None:
     """The server hears everything and answers nothing: one goes on typing, editing and switching, the state is on the
     screen, and afterwards all of it is done, once. An answer that comes when one has gone on pushes nothing away.
