@@ -312,7 +312,7 @@ async def _change(session: Session, node: Node, message: Any) -> messages.Ok:
 async def _block(session: Session, node: Node, message: messages.Block) -> messages.Ok:
     outcome = await node.writer.call(_operation(session, message))
     if isinstance(outcome, Refused):
-        raise _RequestRefused(outcome.code, outcome.message)
+        raise _OperationRefused(outcome)
     assert isinstance(outcome, operations.Done)
     node.signals.tell_block(session.user, message.user, outcome.conv)
     return messages.Ok(id=message.id)
