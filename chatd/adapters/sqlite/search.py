@@ -1,8 +1,8 @@
 """Searching and completing: what is read, each a function of a read-only connection (see ``reads``).
 
 The index (``search_index``), attached as ``search``, proposes messages; the log, in the same snapshot, decides. Whether the
-user is a member now, may see that ``seq``, whether it is deleted, or edited since it was indexed: all are asked for each
-message, so that an index that lags, or is wrong, can leave out and never tell.
+user is a member now, may see that ``seq``, and that of the edit whose words they are, whether it is deleted, or edited since
+it was indexed: all are asked for each message, so that an index that lags, or is wrong, can leave out and never tell.
 
 Who may see what is also in the question to the index, as the conversations' numbers: a common word is in half of all
 messages, and FTS5 steps over those that are in none of the user's. What it still steps over is bounded by time: a search
@@ -20,7 +20,7 @@ from typing import Any
 import apsw
 
 from chatd.adapters.sqlite.current import as_it_is
-from chatd.adapters.sqlite.memberships import entered
+from chatd.adapters.sqlite.memberships import entered, may_see
 from chatd.adapters.sqlite.reads import MAY_SEE, NAMES, numbers, rows, visible
 from chatd.adapters.sqlite.search_index import BUCKET
 from chatd.conversations.operations import Event
@@ -49,6 +49,8 @@ _WHEN = f"""
     (SELECT coalesce(max(bucket), -1) * {BUCKET} + {BUCKET - 1} FROM search.moments WHERE low < ?1),
     (SELECT coalesce(min(bucket) * {BUCKET}, {_FOR_EVER}) FROM search.moments WHERE high > ?2)
 """  # noqa: S608
+_SEES_EDIT = f"(l.seq IS NULL OR {may_see('l.seq', 'e.conv', 'm.user', 'm.first')})"
+"""The index has the newest wording alone: to whom that is not shown, the message is not found."""
 _HITS = f"""
     SELECT e.no, {{score}} AS score, l.no AS latest, length(coalesce(l.payload, e.payload)) + 100 AS size
     FROM search.found
@@ -58,7 +60,7 @@ _HITS = f"""
         AND l.seq = (SELECT max(d.seq) FROM edits d WHERE d.conv = e.conv AND d.target = e.seq)
     LEFT JOIN search.edited x ON x.no = e.no
     WHERE found MATCH ?2 AND found.rowid >= ?3 AND found.rowid <= ?4
-    AND e.kind = 'message' AND NOT e.deleted AND {MAY_SEE}
+    AND e.kind = 'message' AND NOT e.deleted AND {MAY_SEE} AND {_SEES_EDIT}
     AND coalesce(x.seq, 0) = coalesce(l.seq, 0) AND e.at < ?5 AND e.at > ?6
     ORDER BY found.rowid DESC LIMIT ?7
 """  # noqa: S608
