@@ -105,9 +105,12 @@ async def test_the_first_message_meets_the_shared_limit(server: EmbeddedValkey, 
         assert passed + spend(await entered(other), 1000) <= 105
 
 
-async def test_who_pauses_after_a_burst_has_what_was_gained(server: EmbeddedValkey, noded: Noded) -> None:
+async def test_who_pauses_after_a_burst_has_what_was_gained(
+    server: EmbeddedValkey, noded: Noded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A burst empties the bucket, and the lease with it. What the bucket gains while the user is idle comes here by itself:
     the next burst is not refused for want of an answer."""
+    monkeypatch.setattr("chatd.limits.limiter.RENEW_SECONDS", 1000.0)
     async with noded(server.url, Limits(messages_per_second=50, messages_burst=100)) as limiter:
         limits = await entered(limiter)
         while spend(limits, 1):
