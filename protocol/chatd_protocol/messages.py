@@ -31,7 +31,8 @@ NAME_PATTERN = r"[a-z0-9_.-]{1,32}"
 
 _UNSEEN = r"\s\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff"
 SHOWN_PATTERN = rf"^(?=[\s\S]*[^{_UNSEEN}])[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*\Z"
-"""What people are shown as it is: no control characters, none that turn the direction of what follows, not only what leaves no mark."""
+"""What people are shown as it is: no control characters, none that turn the direction of what follows, and not only what
+leaves no mark."""
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
