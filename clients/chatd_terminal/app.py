@@ -28,6 +28,8 @@ from chatd_terminal.typing_lease import TypingLease
 from chatd_terminal.view_model import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chatd_client import Fact
 
     from chatd_terminal.account import Account
@@ -200,6 +202,18 @@ class Terminal:
     def edit_earlier(self, before: int | None) -> None:
         """Edit one's own newest message, or the one before ``before``."""
         self._deeds.edit_earlier(before)
+
+    def edit_later(self, after: int) -> None:
+        """Edit one's own next message, or nothing more."""
+        self._deeds.edit_later(after)
+
+    def confirmed(self, deed: Callable[[], None]) -> None:
+        """Do what was asked about."""
+        try:
+            deed()
+        except (ValueError, ClientError, OSError) as error:
+            self._screen.note(str(error))
+        self._dirty.set()
 
     def switch(self, conv: str) -> None:
         """Open a conversation; what is half typed waits in the one before."""

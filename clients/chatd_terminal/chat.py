@@ -195,7 +195,8 @@ class Chat:
 
     def name(self) -> str:
         """What to call it in the list."""
-        return self.title or ", ".join(self.others()) or self.conv.removeprefix("@")
+        alone = f"{self.me} (you)" if self.kind == "dm" and self.members else ""
+        return self.title or ", ".join(self.others()) or alone or self.conv.removeprefix("@")
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -234,7 +235,8 @@ class Chat:
             f"{one.emoji} {len(one.users)}" if len(one.users) > 1 else one.emoji for one in message.reactions
         ]
         for fields in changes:
-            state = "queued" if message.sender == self.me else state
+            if message.sender == self.me and fields["t"] != "react":
+                state, seen = "queued", ()  # the marks are about what the others have
             if fields["t"] == "edit":
                 text = body_text(fields["body"])
             elif fields["t"] == "react":

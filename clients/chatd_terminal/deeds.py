@@ -85,6 +85,20 @@ class Deeds:
         if own is not None:
             self._begin_edit(own)
 
+    def edit_later(self, after: int) -> None:
+        """The same for one's own next text behind ``after``; none: the edit ends."""
+        chat = self._model.current()
+        own = [seq for seq in (chat.shown() or range(0)) if seq > after] if chat is not None else []
+        for seq in own:
+            message = chat.log.message(seq) if chat is not None else None
+            if message is not None and self._is_own_text(message):
+                self._begin_edit(message)
+                return
+        self._screen.begin(SAY)
+
+    def _is_own_text(self, message: Message) -> bool:
+        return message.sender == self._model.me and message.type == "text"
+
     def _begin_edit(self, message: Message) -> None:
         text = body_text(message.body)
         self._screen.begin(Compose("edit", message.seq, "edit> ", text), text)
@@ -93,7 +107,7 @@ class Deeds:
         for seq in reversed(chat.shown() or range(0)):
             if before is None or seq < before:
                 message = chat.log.message(seq)
-                if message is not None and message.sender == self._model.me and message.type == "text":
+                if message is not None and self._is_own_text(message):
                     return message
         return None
 
@@ -142,7 +156,7 @@ class Deeds:
         self._screen.begin(Compose("reply", message.seq, f"reply to {message.sender}> "))
 
     def _may_edit(self, message: Message) -> None:
-        if message.sender != self._model.me or message.type != "text":
+        if not self._is_own_text(message):
             raise ValueError("only your own texts can be edited")
 
     def _delete(self, chat: Chat, message: Message) -> None:
@@ -219,10 +233,12 @@ class Deeds:
             case "group":
                 self.orders.make_group(arguments[0], names(arguments[1:]))
             case "search":
+                self.orders.needs_server()
                 asked = query(arguments[0])
                 self._errands.search(asked, self._named(asked.within))
             case "pins":
                 conv = self._chat().conv
+                self.orders.needs_server()
                 self._errands.later(lambda: self._errands.pins(conv))
             case "password":
                 self.orders.needs_server()

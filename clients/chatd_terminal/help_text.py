@@ -13,7 +13,7 @@ click                 opens a conversation
 # Writing
 Enter                 sends; Alt-Enter begins a new line, pasted lines stay together
 Tab                   completes a command, a @name, a name
-↑ on an empty line    edits your last message; ↑ again the one before; Esc leaves it as it is
+↑ on an empty line    edits your last message; ↑ ↓ the one before, behind; Esc leaves it as it is
 //text                sends /text
 
 # One message
@@ -49,7 +49,7 @@ End on an empty line  back to the newest
 /limits               how much you may still do
 /quit                 leaves, as Ctrl-C on an empty line does; what waits is sent at the next start
 F1, /help   Ctrl-L    this page; draws the screen anew; Ctrl-Z suspends
-Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all (as Ctrl-C)
+Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all (leaves an edit, as Ctrl-C)
 
 # Marks
 …  waits to be stored · ✓  stored · ✓✓  all others have it · ◉  all others have read it · ✗  refused

@@ -35,8 +35,13 @@ NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
 SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc"
 UNSENT = "not stored: e take it back to mend it  d forget it  Esc"
+ANSWERS = {*"yYnN", "enter", "esc", "ctrl c"}
 ON_MESSAGE = {*"redtpo+123456", "enter"}
 SCROLLING = {"page up", "page down"}
+WORD_KEYS = {"b", "f"}
+"""With Alt they move by words in what is composed."""
+FUNCTION_KEYS = {f"f{number}" for number in range(1, 13)}
+EMPTIED = "an edit cannot be empty: Esc leaves the message as it is, /delete deletes it for everybody"
 
 
 class Chat(urwid.Frame[Any, Any, Any]):
@@ -60,6 +65,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
         self._asking: Callable[[], None] | None = None
+        self._question_seen = False
         self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
@@ -163,8 +169,10 @@ class Chat(urwid.Frame[Any, Any, Any]):
         return self.pane.following and not hidden and chat is not None and chat.anchor is None
 
     def ask(self, question: str, yes: Callable[[], None]) -> None:
-        """Ask before something that cannot be undone; any key but ``y`` is no."""
-        self._asking = yes
+        """Ask before something that cannot be undone. What was typed before the question was seen is no answer, and no
+        message.
+        """
+        self._asking, self._question_seen = yes, False
         self.note(f"{question} y/N")
 
     def begin(self, compose: Compose, text: str = "") -> None:
@@ -187,6 +195,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
             columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
             self.body = self._main if narrow else columns
         self._fit(*size)
+        self._question_seen = True
         return super().render(size, focus)
 
     def _fit(self, columns: int, rows: int) -> None:
@@ -213,7 +222,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         return handled
 
     def keypress(self, size: Any, key: str) -> str | None:
-        """What is pasted is text; a question takes one key; then lists, a chosen message, and the input."""
+        """What is pasted is text; a question takes its answer; then lists, a chosen message, and the input."""
         if key in {"focus in", "focus out"}:
             self._actions.stirred(focused=key == "focus in")
             return None
@@ -222,15 +231,13 @@ class Chat(urwid.Frame[Any, Any, Any]):
             return None
         self._take_pasted()
         if self._asking is not None:
-            yes, self._asking, self.notice = self._asking, None, ""
-            if key in {"y", "Y"}:
-                yes()
+            self._answer(key)
             return None
         if key != "tab":
             self.cycle = None
-        if len(key) == len("meta x") and key.startswith("meta ") and self._is_elsewhere():
+        if self._is_escape_and_more(key):
             self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
-            key = key[-1]
+            key = key.removeprefix("meta ")
         typed = self.input.edit_text
         handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
         left = None if handled or self._plain_key(key) else super().keypress(size, key)
@@ -238,10 +245,25 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._actions.typed(self.input.edit_text)
         return left
 
+    def _is_escape_and_more(self, key: str) -> bool:
+        rest = key.removeprefix("meta ")
+        if rest == key:
+            return False
+        composing = self.input.compose is not SAY and rest not in WORD_KEYS
+        return rest in FUNCTION_KEYS or (len(rest) == 1 and (composing or self._is_elsewhere()))
+
     def _is_elsewhere(self) -> bool:
         """Whether there is something that Esc leads back from, besides what is being composed."""
         page = self._page is not None or bool(self._pick_title)
         return page or self.pane.selected is not None or self._model.thread is not None
+
+    def _answer(self, key: str) -> None:
+        """Yes, or no; any other key is none."""
+        if self._asking is None or not self._question_seen or key not in ANSWERS:
+            return
+        yes, self._asking, self.notice = self._asking, None, ""
+        if key in {"y", "Y"}:
+            self._actions.confirmed(yes)
 
     def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""
@@ -287,6 +309,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             case "up" if untouched and self.input.compose.kind in {"say", "edit"}:
                 self._actions.edit_earlier(self.input.compose.seq or None)
             case "down" if untouched and self.input.compose.kind == "edit":
+                self._actions.edit_later(self.input.compose.seq)
+            case "ctrl u" if self.input.compose.kind == "edit":
                 self.input.begin(SAY, "")
             case _:
                 return False
@@ -354,6 +378,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self.picks.choose()
             return
         self.notice = ""
+        if not text and compose.kind == "edit":
+            self.note(EMPTIED)
+            return
         if not text:
             self.close()
             self._actions.hurry()

@@ -1,0 +1,154 @@
+"""How the screen answers to slips of its user, through a real pseudo-terminal: keys typed too early or twice, questions,
+orders about oneself, and what cannot be done now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from chatd_protocol.messages import Block, Create, Delete, Edit, Leave, Send
+from chatd_terminal.commands import parse, unquoted
+
+from tests.clients.real_screen import DOWN, ESC, UP, Screen, terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+F2 = "\x1bOQ"
+
+
+def sent(server: Any, kind: type) -> list[Any]:
+    return [message for message in server.arrived if isinstance(message, kind)]
+
+
+async def leave(screen: Screen) -> None:
+    screen.type("\x15/quit\r")
+    assert await screen.ends() == 0
+
+
+async def test_esc_and_the_next_key_in_one_piece_while_composing(server: Any, tmp_path: Path) -> None:
+    """The edit is left and the character typed; Esc and F2 select. Alt-B still moves by words."""
+    server.append("dm-bob", "alice", "mine")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("alice: mine", "live")
+        screen.type(UP)
+        await screen.shows("edit> mine")
+        screen.type(ESC + "new\r")
+        await screen.shows("alice: new ✓")
+        screen.type(UP)
+        await screen.shows("edit> new")
+        screen.type(ESC + F2)
+        await screen.shows("r reply")
+        screen.type(ESC)
+        await screen.hides("r reply")
+        screen.type(UP)
+        await screen.shows("edit> new")
+        screen.type(ESC + "bbrand \r")
+        await screen.shows("brand new (edited) ✓")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["mine", "new"]
+    assert [edit.body for edit in sent(server, Edit)] == ["brand new"]
+
+
+async def test_what_is_typed_before_a_question_is_no_answer(server: Any, tmp_path: Path) -> None:
+    """Nor a message; on the question only y, n, Enter and Esc count."""
+    server.append("dm-bob", "alice", "mine")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("alice: mine", "live")
+        screen.type("/delete\ryes, hello\r")
+        await screen.shows("Delete your message", "y/N")
+        screen.type("xq?")
+        screen.type("\r")
+        await screen.hides("y/N")
+        screen.type("/delete\r")
+        await screen.shows("y/N")
+        screen.type("y")
+        await screen.shows("alice: (deleted)")
+        await leave(screen)
+    assert not sent(server, Send)
+    assert len(sent(server, Delete)) == 1
+
+
+async def test_leaving_a_group_is_asked_and_counted(server: Any, tmp_path: Path) -> None:
+    """No keeps one in; after yes the title does not count oneself among those who are there."""
+    server.groups["g1"] = Create(id=1, title="Team", members=["bob"])
+    server.append("g1", "bob", kind="created", title="Team", members=["alice", "bob", "carol"])
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("▸Team", "live")
+        screen.type("/leave\r")
+        await screen.shows("Leave 'Team'?", "y/N")
+        screen.type("n")
+        await screen.hides("y/N")
+        assert not sent(server, Leave)
+        screen.type("/leave\r")
+        await screen.shows("y/N")
+        screen.type("y")
+        await server.until(lambda: sent(server, Leave))
+        await leave(screen)
+
+
+async def test_a_conversation_with_oneself(server: Any, tmp_path: Path) -> None:
+    """It has one's own name, and cannot be blocked."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type("/dm alice\r")
+        await screen.shows("▸alice (you)")
+        screen.type("a note\r")
+        await screen.shows("a note ✓", "▸alice (you)")
+        screen.type("/block alice\r")
+        await screen.shows("that is you")
+        await leave(screen)
+    assert not sent(server, Block)
+
+
+async def test_keys_of_an_edit(server: Any, tmp_path: Path) -> None:
+    """↓ after ↑ goes back; Ctrl-U leaves; an emptied one is not sent, and says what to do."""
+    for body in ("first", "second", "third"):
+        server.append("dm-bob", "alice", body)
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("alice: third", "live")
+        screen.type(UP + UP + UP)
+        await screen.shows("edit> first")
+        screen.type(DOWN)
+        await screen.shows("edit> second")
+        screen.type("\x17\r")
+        await screen.shows("an edit cannot be empty", "edit>")
+        screen.type("\x15")
+        await screen.hides("edit>")
+        await leave(screen)
+    assert not sent(server, Edit)
+
+
+@pytest.mark.parametrize("question", ["/search hello", "/devices", "/privacy", "/limits", "/blocked", "/pins"])
+async def test_a_question_without_a_connection_says_so(server: Any, tmp_path: Path, question: str) -> None:
+    """At once, and it is given back."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        server.swallow = lambda message: True
+        await server.cut()
+        await screen.shows("offline, next try")
+        screen.type(f"{question}\r")
+        await screen.shows("that needs the server", f"> {question}")
+        await leave(screen)
+
+
+def test_a_command_with_other_arguments_shows_its_own() -> None:
+    """Its own line of usage, and not the whole help."""
+    for line, words in (
+        ("/role bob", "/role NAME owner.admin.member"),
+        ("/dm", "/dm NAME"),
+        ("/mute 1h 2h", r"/mute \[30m"),
+        ("/leave now", "/leave stands alone"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            parse(line)
+
+
+def test_a_title_keeps_the_quotes_within_it() -> None:
+    """Those around all of it go."""
+    assert [unquoted(title) for title in ('"Tea time"', 'The "big" one', '"a" and "b"', '"')] == [
+        "Tea time", 'The "big" one', '"a" and "b"', '"',
+    ]  # fmt: skip
+    assert parse('/rename The "big" one').arguments == ('The "big" one',)  # type: ignore[union-attr]
