@@ -285,7 +285,7 @@ class Terminal:
         titles = [one.title for one in self._model.ordered() if one.title]
         cycle = Cycle(asked, own_candidates(asked, names, titles))
         self._screen.completing(cycle)
-        if asked.kind in {"name", "mention", "conversation"}:
+        if asked.kind in {"name", "mention", "conversation", "device"}:
             self._errands.complete(cycle)
 
     def typed(self, text: str) -> None:

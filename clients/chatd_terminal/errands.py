@@ -289,11 +289,14 @@ class Errands:
     async def _complete(self, cycle: Cycle) -> None:
         asked = cycle.asked
         conv = self._model.open if asked.kind == "mention" else None
-        if not asked.text or (conv is not None and conv.startswith("@")):
+        if asked.kind == "device":
+            more = [one.device for one in await self._client.devices() if one.device.startswith(asked.text)]
+        elif not asked.text or (conv is not None and conv.startswith("@")):
             return
-        found = await self._client.find(asked.text, conv=conv)
-        titles = [item.title for item in found.items if item.title]
-        more = titles if asked.kind == "conversation" else found.users
+        else:
+            found = await self._client.find(asked.text, conv=conv)
+            titles = [item.title for item in found.items if item.title]
+            more = titles if asked.kind == "conversation" else list(found.users)
         if self._screen.cycle is cycle:
             nothing = not cycle.candidates
             cycle.add(more)

@@ -12,7 +12,7 @@ click                 opens a conversation
 
 # Writing
 Enter                 sends; Alt-Enter begins a new line, pasted lines stay together
-Tab                   completes a command, a @name, a name
+Tab                   completes a command, a @name, a name, a role, a device
 ↑ on an empty line    edits your last message; ↑ ↓ the one before, behind; Esc leaves it as it is
 //text                sends /text
 

@@ -14,6 +14,7 @@ from chatd_client import FOR_GOOD, ClientError, Unreachable
 
 from chatd_terminal.commands import duration_s, names, unquoted
 from chatd_terminal.markup import date
+from chatd_terminal.words import limit_words
 
 if TYPE_CHECKING:
     from chatd_client import Client
@@ -190,7 +191,7 @@ class Orders:
 
     async def _limits(self) -> None:
         found = await self._client.rate_limit()
-        rows = [f"{one.scope}: {one.remaining} of {one.limit}, all in {one.reset_ms / 1000:.0f} s" for one in found]
+        rows = [limit_words(one) for one in found]
         self._screen.show_answer("limits", "\n".join(rows) or "No limits.")
 
 

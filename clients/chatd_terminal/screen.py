@@ -17,6 +17,7 @@ from chatd_terminal.message_pane import MessagePane
 from chatd_terminal.paste import Paste
 from chatd_terminal.plain_text import plain
 from chatd_terminal.side_panes import ListPane, PickPane
+from chatd_terminal.words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -41,6 +42,8 @@ SCROLLING = {"page up", "page down"}
 WORD_KEYS = {"b", "f"}
 """With Alt they move by words in what is composed."""
 FUNCTION_KEYS = {f"f{number}" for number in range(1, 13)}
+NOTE_S, READ_S = 20.0, 2.0
+"""A notice goes after so long by itself, or after so long with the next key."""
 EMPTIED = "an edit cannot be empty: Esc leaves the message as it is, /delete deletes it for everybody"
 
 
@@ -70,6 +73,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
         self._now = 0.0
+        self._noted = ("", 0.0)
         self._input_box = urwid.ListBox(urwid.SimpleFocusListWalker([self.input]))
         self._rows: urwid.Pile = urwid.Pile([self._status_map, (1, self._input_box)], focus_item=1)
         header = urwid.AttrMap(self._title, "status")
@@ -81,6 +85,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
         self._take_pasted()  # also where the end of a paste was lost
         self._draw_pane()
+        self._let_go(now, NOTE_S)
         self._hint()
         self._list.show(self._model, self.style, self.input.has_draft)
         self._now, self.input.clusters = now, self.style.clusters
@@ -88,6 +93,14 @@ class Chat(urwid.Frame[Any, Any, Any]):
         offline = self._model.connection.state == "offline" or is_silent(self._model)
         tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
         self._status_map.set_attr_map(tints)
+
+    def _let_go(self, now: float, after_s: float) -> None:
+        """A notice that has stood there so long goes; a question, a choice and a hint stay."""
+        if self._noted[0] != self.notice:
+            self._noted = self.notice, now
+        stays = self._asking is not None or self.cycle is not None or self.notice in {SELECTING, UNSENT}
+        if not stays and now - self._noted[1] >= after_s:
+            self.notice = ""
 
     def _draw_status(self) -> None:
         self._status.set_text(status_text(self._model, self.style, self._now, alone=bool(self._narrow)))
@@ -117,8 +130,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._title.set_text(f" {title}")
 
     def note(self, text: str) -> None:
-        """Say something above the input until the next thing is entered."""
-        self.notice = plain(text)
+        """Say something above the input, for NOTE_S, or until a key is pressed after there was time to read it."""
+        self.notice, self._noted = plain(readable(text)), ("", 0.0)
 
     def page(self, title: str, text: str) -> None:
         """Show a text of any length in place of the messages, until Esc, Enter or another conversation."""
@@ -235,6 +248,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
             return None
         if key != "tab":
             self.cycle = None
+        self._let_go(self._now, READ_S)
         if self._is_escape_and_more(key):
             self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
             key = key.removeprefix("meta ")

@@ -491,3 +491,19 @@ async def test_sign_in_and_register(server: Any) -> None:
         await sign_in("ftp://nowhere", "a", "b")
     with pytest.raises(Unreachable):
         await sign_in("http://127.0.0.1:1", "a", "b")
+    with pytest.raises(Unreachable, match="no chatd at this path"):
+        await sign_in(f"{server.url}/elsewhere", "alice", "secret")
+
+
+async def test_tls_to_a_port_without_it_has_a_reason(nursery: trio.Nursery) -> None:
+    """What answers in the clear is guessed at, and never nothing."""
+
+    async def in_the_clear(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, in_the_clear, listeners)
+    port = listeners[0].socket.getsockname()[1]
+    with pytest.raises(Unreachable, match="no TLS there"):
+        await sign_in(f"https://127.0.0.1:{port}", "a", "b")

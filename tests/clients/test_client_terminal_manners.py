@@ -4,11 +4,15 @@ orders about oneself, and what cannot be done now.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 from chatd_protocol.messages import Block, Create, Delete, Edit, Leave, Send
 from chatd_terminal.commands import parse, unquoted
+from chatd_terminal.screen import Chat
+from chatd_terminal.view_model import Model
+from chatd_terminal.words import readable
 
 from tests.clients.real_screen import DOWN, ESC, UP, Screen, terminal
 
@@ -132,6 +136,48 @@ async def test_a_question_without_a_connection_says_so(server: Any, tmp_path: Pa
         screen.type(f"{question}\r")
         await screen.shows("that needs the server", f"> {question}")
         await leave(screen)
+
+
+async def test_tab_knows_roles_and_devices(server: Any, tmp_path: Path) -> None:
+    """A role in the third place of /role, a device behind /signout; limits are told in words."""
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("live")
+        screen.type("/role bob a\t")
+        await screen.shows("> /role bob admin")
+        screen.type("\x15/signout ph\t")
+        await screen.shows("> /signout phone")
+        screen.type("\x15/limits\r")
+        await screen.shows("messages, edits, deletes and reactions: 59 of 60 left, all of them", "again in 1 s")
+        await leave(screen)
+
+
+def test_a_notice_goes_with_the_next_key_or_by_itself() -> None:
+    """Not before there was time to read it; a question stays."""
+    screen = Chat(Model("alice"), cast("Any", MagicMock()))
+    screen.redraw(100.0)
+    screen.note("something happened")
+    screen.redraw(101.0)
+    screen.keypress((80, 24), "x")
+    assert screen.notice
+    screen.redraw(104.0)
+    screen.keypress((80, 24), "y")
+    assert not screen.notice
+    screen.note("something else")
+    screen.redraw(105.0)
+    screen.redraw(126.0)
+    assert not screen.notice
+    screen.ask("Really?", lambda: None)
+    screen.redraw(127.0)
+    screen.redraw(200.0)
+    assert screen.notice == "Really? y/N"
+
+
+def test_faults_are_told_in_words() -> None:
+    """Without the schema."""
+    assert readable("create: Expected `str` of length <= 200 - at `$.title`") == "title: at most 200 characters"
+    assert readable("bad_message: Expected `array` of length <= 50 - at `$.mentions`").endswith("mentions: at most 50 entries")
+    assert readable("x: Expected 1 to 32 of `a-z 0-9 _ . -` - at `$.members[0]`") == "members: 1 to 32 of a-z 0-9 _ . -"
+    assert readable("not here") == "not here"
 
 
 def test_a_command_with_other_arguments_shows_its_own() -> None:
