@@ -58,14 +58,13 @@ def frame_of(encoding: Encoding, data: bytes) -> bytes:
 
 
 def event_frame(encoding: Encoding, event: Event) -> bytes:
-    return frame_of(
-        encoding,
-        encode_event(encoding, event.conv, event.seq, event.at, event.sender, event.kind, event.payload),
-    )
+    data = encode_event(encoding, event.conv, event.seq, event.at, event.sender, event.kind, event.payload)
+    return encode_frame(BINARY if encoding.binary else TEXT, data)
 
 
 def ack_frame(encoding: Encoding, event: Event) -> bytes:
-    return frame_of(encoding, encode_ack(encoding, event.cseq, event.conv, event.seq, event.at))
+    data = encode_ack(encoding, event.cseq, event.conv, event.seq, event.at)
+    return encode_frame(BINARY if encoding.binary else TEXT, data)
 
 
 def is_own(event: Event, subscriber: Subscriber) -> bool:

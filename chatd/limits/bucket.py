@@ -31,12 +31,19 @@ class TokenBucket:
         More than ``burst`` at once counts as ``burst``: otherwise it could never be had. A clock that goes back
         neither gives nor takes tokens.
         """
-        self._refill(now)
-        wanted = min(self.burst, n)
-        if self._tokens >= wanted:
-            self._tokens -= wanted
+        # Not by _refill and min(): twice for every message that comes, and a third of the cost so.
+        at, tokens, burst = self._at, self._tokens, self.burst
+        if at is not None and now > at and tokens < burst:
+            tokens += (now - at) * self.rate_per_s
+            if tokens > burst:  # noqa: PLR1730 - see above
+                tokens = burst
+        self._at = now
+        wanted = n if n < burst else burst
+        if tokens >= wanted:
+            self._tokens = tokens - wanted
             return 0.0
-        return (wanted - self._tokens) / self.rate_per_s
+        self._tokens = tokens
+        return (wanted - tokens) / self.rate_per_s
 
     def set(self, tokens: float, now: float) -> None:
         """Hold ``tokens`` from now on, at most the burst."""

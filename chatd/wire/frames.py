@@ -1,7 +1,8 @@
 """RFC 6455 frames of the server's side, sans-IO: bytes in, messages out; nothing here waits or reads a clock.
 
 Own code, and not wsproto's, because it is on the message path: wsproto takes 5.6 us to decode a 100-byte message,
-this 0.9 us. The handshake stays with trio-websocket. What is strict here is tested vector by vector in
+this 0.9 us. The mask (section 5.3) is taken off by websockets' C: 0.12 us for 160 bytes, as one big integer 1.0. The
+handshake stays with trio-websocket. What is strict here is tested vector by vector in
 ``tests/wire/test_frames.py`` after the sections of the RFC named beside each rule.
 """
 
@@ -9,6 +10,11 @@ from __future__ import annotations
 
 import codecs
 from struct import Struct
+
+try:
+    from websockets.speedups import apply_mask as unmask
+except ImportError:  # no wheel with its C for this platform
+    from websockets.utils import apply_mask as unmask
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -54,13 +60,6 @@ def encode_close(code: int, reason: str) -> bytes:
     """A close frame; the reason is cut to what a control frame holds, at a character's border."""
     text = reason.encode()[: MAX_CONTROL_PAYLOAD - 2].decode(errors="ignore").encode()
     return encode_frame(CLOSE, code.to_bytes(2, "big") + text)
-
-
-def unmask(payload: bytes, key: bytes) -> bytes:
-    """XOR with the repeated key (section 5.3), as one big integer: 0.3 us for 150 bytes, linear in the size."""
-    size = len(payload)
-    mask = (key * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
 
 
 class FrameParser:

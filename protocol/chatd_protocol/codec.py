@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, cast, get_args, get_type_hints
 
@@ -17,6 +18,7 @@ from msgspec import UNSET, Struct
 from chatd_protocol import cbor, json_form, messages
 from chatd_protocol.codes import ErrorCode
 from chatd_protocol.messages import MAX_INTEGER, ClientMessage, ServerMessage
+from chatd_protocol.plain_send import read_plain_send
 
 MAX_CLIENT_BYTES = 64 * 1024
 MAX_SERVER_BYTES = 1024 * 1024
@@ -64,6 +66,8 @@ _SERVER = _by_tag(ServerMessage)
 
 def decode_client(encoding: Encoding, data: bytes) -> ClientMessage:
     """One message of a client's, at most MAX_CLIENT_BYTES. Raises Malformed."""
+    if encoding is Encoding.CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
+        return send
     message: ClientMessage = _decode(encoding, data, _CLIENT, MAX_CLIENT_BYTES)
     return message
 
@@ -139,9 +143,20 @@ def encode_ack(encoding: Encoding, cseq: int, conv: str, seq: int, at: int) -> b
     """The ``Ack`` of a first ``cseq``, equal to ``encode`` of it: one for each message sent, so it is put together."""
     if encoding is Encoding.JSON:
         return encode(encoding, messages.Ack(cseq=cseq, conv=conv, seq=seq, at=at))
-    return b"\xa5\x61t\x63ack\x64cseq%b\x64conv%b\x63seq%b\x62at%b" % (
-        cbor.number(cseq), cbor.name(conv), cbor.number(seq), cbor.number(at)
-    )  # fmt: skip
+    return b"\xa5\x61t\x63ack\x64cseq" + cbor.number(cseq) + _ack_conv(conv) + cbor.number(seq) + _ack_at(at)
+
+
+# The pieces that many acks and events have in common: a conversation's, a sender's, and the time, which is that of a commit.
+
+
+@lru_cache(maxsize=16_384)
+def _ack_conv(conv: str) -> bytes:
+    return b"\x64conv" + cbor.text(conv) + b"\x63seq"
+
+
+@lru_cache(maxsize=64)
+def _ack_at(at: int) -> bytes:
+    return b"\x62at" + cbor.number(at)
 
 
 # --- events: encoded when they are stored, decoded where somebody reads JSON or a page of history --------------
@@ -151,11 +166,19 @@ _HEAD_ENTRIES = 6
 """t, conv, seq, at, from, kind: what every event has."""
 
 
-def _event_head(entries: int) -> bytes:
-    return cbor.head(0xA0, _HEAD_ENTRIES + entries) + b"\x61t\x65event\x64conv"
+@lru_cache(maxsize=16_384)
+def _event_start(entries: int, conv: str) -> bytes:
+    return cbor.head(0xA0, _HEAD_ENTRIES + entries) + b"\x61t\x65event\x64conv" + cbor.text(conv) + b"\x63seq"
 
 
-_EVENT_HEADS = tuple(map(_event_head, range(16)))
+@lru_cache(maxsize=64)
+def _event_at(at: int) -> bytes:
+    return b"\x62at" + cbor.number(at) + b"\x64from"
+
+
+@lru_cache(maxsize=16_384)
+def _event_sender(sender: str, kind: str) -> bytes:
+    return cbor.text(sender) + b"\x64kind" + cbor.text(kind)
 
 
 def encode_payload(fields: dict[str, Any]) -> bytes:
@@ -214,8 +237,8 @@ def encode_event(encoding: Encoding, conv: str, seq: int, at: int, sender: str, 
     """
     if encoding is Encoding.JSON:
         return json_form.dump_object({"t": "event"} | event_map(conv, seq, at, sender, kind, payload))
-    entries, start = cbor.map_entries(payload)
-    head = _EVENT_HEADS[entries] if entries < len(_EVENT_HEADS) else _event_head(entries)
-    return b"%b%b\x63seq%b\x62at%b\x64from%b\x64kind%b%b" % (
-        head, cbor.name(conv), cbor.number(seq), cbor.number(at), cbor.name(sender), cbor.name(kind), payload[start:],
-    )  # fmt: skip
+    first = payload[0] if payload else 0
+    entries, start = (first - 0xA0, 1) if 0xA0 <= first <= 0xB7 else cbor.map_entries(payload)
+    return (
+        _event_start(entries, conv) + cbor.number(seq) + _event_at(at) + _event_sender(sender, kind) + payload[start:]
+    )

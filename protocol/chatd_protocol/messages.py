@@ -64,7 +64,7 @@ def name_of(message: Message) -> str:
 
 
 def _check_body(body: object) -> None:
-    if not isinstance(body, str | bytes) and body is not UNSET:
+    if type(body) is not str and type(body) is not bytes and body is not UNSET:
         raise TypeError('`body`: text or bytes (in JSON {"b64": base64url without padding})')
 
 
