@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chatd_terminal.browser import open_link, opener
 from chatd_terminal.chat import body_text
 from chatd_terminal.commands import Command, Say, mentions, names, parse, query
 from chatd_terminal.emoji import QUICK, emoji
 from chatd_terminal.help_text import HELP
 from chatd_terminal.input_line import SAY, Compose
+from chatd_terminal.markup import links
 from chatd_terminal.orders import Orders
 from chatd_terminal.password_dialog import PasswordDialog
+from chatd_terminal.plain_text import plain
 
 if TYPE_CHECKING:
     from chatd_client import Client, Message
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from chatd_terminal.view_model import Model
 
 IN_GROUP = {"add", "remove", "role", "rename", "leave", "members"}
+MAX_ASKED = 200
+"""Characters of a link in a question: a longer one might not be seen whole."""
 ABOUT_MESSAGE = {"edit", "delete", "react", "thread", "pin", "unpin", "reply"}
 
 
@@ -130,6 +135,8 @@ class Deeds:
                 self._pin(chat, seq, not message.pinned)
             case "o":
                 self._to_original(message)
+            case "l":
+                self._open_links(links(plain(body_text(message.body), lines=True)))
             case _:
                 self._react(chat, message, QUICK[int(key) - 1])
 
@@ -193,6 +200,19 @@ class Deeds:
         if message.reply_to is None:
             raise ValueError("this is no reply")
         self._errands.jump(message.conv, message.reply_to)
+
+    def _open_links(self, found: list[str]) -> None:
+        """Ask about each, in its whole length; where there is no browser, or no room to ask, they are shown."""
+        if not found:
+            raise ValueError("there is no link in this message")
+        program = opener()
+        if program is None or len(found[0]) > MAX_ASKED:
+            self._screen.page("links", "\n\n".join(found))
+            return
+        rest = found[1:]
+        following = (lambda: self._open_links(rest)) if rest else None
+        more = f" (n: the next of {len(rest)} more)" if rest else ""
+        self._screen.ask(f"Open {found[0]} in the browser?{more}", lambda: open_link(program, found[0]), following)
 
     def _about_message(self, name: str, arguments: tuple[str, ...]) -> None:
         chat = self._chat()

@@ -48,6 +48,7 @@ class Errands:
         self._wake = trio.Event()
         self._query: tuple[Query, str | None] | None = None
         self._cursor: str | None = None
+        self.list_loaded: Callable[[], None] = changed
         self.open_conversation: Callable[[str], None] = model.show
 
     # --- the actor ----------------------------------------------------------------------------------
@@ -120,7 +121,9 @@ class Errands:
             self._changed()
             cursor = page.cursor
             if cursor is None:
+                self._model.forget_unlisted()
                 break
+        self.list_loaded()
         self.more_if_few()
 
     async def _begin(self) -> None:

@@ -163,7 +163,7 @@ async def _chat(
                 state_dir=directory,
                 agent="chatd-terminal",
             ) as client:
-                return await Terminal(client, user, settings, account).run()
+                return await Terminal(client, user, settings, account, directory).run()
         except StateInUse:
             if device is not None:
                 raise

@@ -34,10 +34,10 @@ INPUT_SHARE = 3
 """The input and the notice each take at most one in so many rows: a long line must not push the messages away."""
 NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
-SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc"
+SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  l link  o original  1-6 👍🎉😂😮😢🙏  Esc"
 UNSENT = "not stored: e take it back to mend it  d forget it  Esc"
 ANSWERS = {*"yYnN", "enter", "esc", "ctrl c"}
-ON_MESSAGE = {*"redtpo+123456", "enter"}
+ON_MESSAGE = {*"redtplo+123456", "enter"}
 SCROLLING = {"page up", "page down"}
 WORD_KEYS = {"b", "f"}
 """With Alt they move by words in what is composed."""
@@ -68,6 +68,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
         self._asking: Callable[[], None] | None = None
+        self._or_else: Callable[[], None] | None = None
         self._question_seen = False
         self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
@@ -181,11 +182,11 @@ class Chat(urwid.Frame[Any, Any, Any]):
         hidden = self._page is not None or bool(self._pick_title) or self._model.thread is not None
         return self.pane.following and not hidden and chat is not None and chat.anchor is None
 
-    def ask(self, question: str, yes: Callable[[], None]) -> None:
+    def ask(self, question: str, yes: Callable[[], None], no: Callable[[], None] | None = None) -> None:
         """Ask before something that cannot be undone. What was typed before the question was seen is no answer, and no
         message.
         """
-        self._asking, self._question_seen = yes, False
+        self._asking, self._or_else, self._question_seen = yes, no, False
         self.note(f"{question} y/N")
 
     def begin(self, compose: Compose, text: str = "") -> None:
@@ -278,6 +279,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
         yes, self._asking, self.notice = self._asking, None, ""
         if key in {"y", "Y"}:
             self._actions.confirmed(yes)
+        elif key in {"n", "N"} and self._or_else is not None:
+            self._or_else()
 
     def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""

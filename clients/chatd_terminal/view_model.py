@@ -104,6 +104,20 @@ class Model:
             case Live():
                 self._connected(ConnectionChanged("live"))
 
+    def remember(self, names: Iterable[tuple[str, str, str, str]]) -> None:
+        """What conversations were called in an earlier run, latest first."""
+        for place, (conv, kind, title, user) in enumerate(names):
+            chat = self._chat(conv)
+            chat.kind, chat.title, chat.remembered = kind, title, True
+            chat.members = tuple(dict.fromkeys((self.me, user))) if kind == "dm" else ()
+            chat.at = -place
+
+    def forget_unlisted(self) -> None:
+        """The list is complete: what is only remembered is not there any more."""
+        for chat in list(self.conversations.values()):
+            if chat.remembered and not (chat.waiting or chat.refused or chat.conv == self.open):
+                del self.conversations[chat.conv]
+
     def listed(self, items: Iterable[ConversationItem]) -> None:
         """A page of the list."""
         for item in items:

@@ -4,12 +4,15 @@ orders about oneself, and what cannot be done now.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import MagicMock
 
 import pytest
+import trio
 from chatd_protocol.messages import Block, Create, Delete, Edit, Leave, Send
 from chatd_terminal.commands import parse, unquoted
+from chatd_terminal.markup import links
 from chatd_terminal.screen import Chat
 from chatd_terminal.view_model import Model
 from chatd_terminal.words import readable
@@ -138,6 +141,65 @@ async def test_a_question_without_a_connection_says_so(server: Any, tmp_path: Pa
         await leave(screen)
 
 
+async def test_names_are_there_without_a_server(server: Any, tmp_path: Path) -> None:
+    """The list of the last run, with names; /dm finds the conversation; what the server does not list any more goes."""
+    server.append("gone", "bob", "hello")
+    server.groups["gone"] = Create(id=1, title="Old club", members=["bob"])
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows(" bob", "Old club", "live")
+        await leave(screen)
+    assert (tmp_path / "names").stat().st_mode & 0o777 == 0o600
+    server.swallow = lambda message: True
+    del server.logs["gone"]
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows(" bob", "Old club", "connecting")
+        screen.type("/dm bob\rhello again\r")
+        await screen.shows("▸bob", "hello again …")
+        assert screen.text().count("bob") == 2  # the list and the title
+        server.swallow = lambda message: False
+        await server.cut()
+        await screen.shows("hello again ✓")
+        await screen.hides("Old club")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello", "hello again"]
+
+
+async def test_a_link_is_opened_after_a_question(server: Any, tmp_path: Path) -> None:
+    """By the desktop's own program, whole, and only after a yes; without a desktop it is shown."""
+    opened, program = tmp_path / "opened", tmp_path / "bin" / "xdg-open"
+    program.parent.mkdir()
+    os.mkfifo(opened)
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+    program.chmod(0o755)
+    server.append("dm-bob", "bob", "see https://example.org/one, and (https://example.org/b_(c)?d=e).")
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    async with terminal(server, tmp_path, DISPLAY=":0", PATH=path) as screen:
+        await screen.shows("b_(c)?d=e", "live")
+        screen.type(F2)
+        await screen.shows("l link")
+        screen.type("l")
+        await screen.shows("Open https://example.org/one in the browser?")
+        screen.type("n")
+        await screen.shows("Open https://example.org/b_(c)?d=e in the browser? y/N")
+        screen.type("y")
+        with trio.fail_after(20):
+            link = await trio.to_thread.run_sync(opened.read_text, abandon_on_cancel=True)
+        assert link == "https://example.org/b_(c)?d=e"
+        await leave(screen)
+    async with terminal(server, tmp_path, DISPLAY="", WAYLAND_DISPLAY="") as screen:
+        await screen.shows("b_(c)?d=e", "live")
+        screen.type(F2 + "l")
+        await screen.shows(" links ·", "│https://example.org/one\n", "│https://example.org/b_(c)?d=e\n")
+        await leave(screen)
+
+
+def test_where_a_link_ends() -> None:
+    """A closing bracket belongs to it when it has an opening one; a sentence's punctuation does not."""
+    text = "(https://a.b/c) https://a.b/(c) https://a.b/(c)). https://a.b/c. https:// http://x https://a.b/c[1], ftp://no"
+    assert links(text) == ["https://a.b/c", "https://a.b/(c)", "http://x", "https://a.b/c[1]"]
+
+
 async def test_tab_knows_roles_and_devices(server: Any, tmp_path: Path) -> None:
     """A role in the third place of /role, a device behind /signout; limits are told in words."""
     async with terminal(server, tmp_path) as screen:
@@ -147,7 +209,7 @@ async def test_tab_knows_roles_and_devices(server: Any, tmp_path: Path) -> None:
         screen.type("\x15/signout ph\t")
         await screen.shows("> /signout phone")
         screen.type("\x15/limits\r")
-        await screen.shows("messages, edits, deletes and reactions: 59 of 60 left, all of them", "again in 1 s")
+        await screen.shows("messages, edits, deletes and reactions: 59 of 60 left")
         await leave(screen)
 
 
