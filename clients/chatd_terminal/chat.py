@@ -51,8 +51,8 @@ class Chat:
     """See the module's docstring. ``conv`` of a 1:1 that has no message yet is ``@name``.
 
     ``remembered``: known from an earlier run, and not yet from the server. ``marks``: how far each other member has it,
-    ``(delivered, read)``. ``tally``: the same as counts for one message of one's own, in large groups. ``anchor``: the message around which the log is shown, None for its end. ``divider``:
-    the read mark when it was opened.
+    ``(delivered, read)``. ``tally``: the same as counts for one message of one's own, in large groups. ``anchor``: the
+    message around which the log is shown, None for its end. ``divider``: the read mark when it was opened.
     """
 
     conv: str

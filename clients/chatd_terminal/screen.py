@@ -12,6 +12,17 @@ from chatd_terminal.completion import Cycle, wanted
 from chatd_terminal.headings import is_silent, status_text, title_text
 from chatd_terminal.help_text import FIRST_STEPS, HELP
 from chatd_terminal.input_line import SAY, InputLine
+from chatd_terminal.keys import (
+    EMPTIED,
+    NOTE_S,
+    ON_MESSAGE,
+    READ_S,
+    SCROLLING,
+    SELECTING,
+    UNSENT,
+    Question,
+    behind_escape,
+)
 from chatd_terminal.markup import Style
 from chatd_terminal.message_pane import MessagePane
 from chatd_terminal.paste import Paste
@@ -34,17 +45,6 @@ INPUT_SHARE = 3
 """The input and the notice each take at most one in so many rows: a long line must not push the messages away."""
 NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
-SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  l link  o original  1-6 👍🎉😂😮😢🙏  Esc"
-UNSENT = "not stored: e take it back to mend it  d forget it  Esc"
-ANSWERS = {*"yYnN", "enter", "esc", "ctrl c"}
-ON_MESSAGE = {*"redtplo+123456", "enter"}
-SCROLLING = {"page up", "page down"}
-WORD_KEYS = {"b", "f"}
-"""With Alt they move by words in what is composed."""
-FUNCTION_KEYS = {f"f{number}" for number in range(1, 13)}
-NOTE_S, READ_S = 20.0, 2.0
-"""A notice goes after so long by itself, or after so long with the next key."""
-EMPTIED = "an edit cannot be empty: Esc leaves the message as it is, /delete deletes it for everybody"
 
 
 class Chat(urwid.Frame[Any, Any, Any]):
@@ -67,9 +67,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._main: urwid.WidgetPlaceholder[Any] = urwid.WidgetPlaceholder(self.pane)
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
-        self._asking: Callable[[], None] | None = None
-        self._or_else: Callable[[], None] | None = None
-        self._question_seen = False
+        self._question: Question | None = None
         self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
@@ -99,7 +97,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """A notice that has stood there so long goes; a question, a choice and a hint stay."""
         if self._noted[0] != self.notice:
             self._noted = self.notice, now
-        stays = self._asking is not None or self.cycle is not None or self.notice in {SELECTING, UNSENT}
+        stays = self._question is not None or self.cycle is not None or self.notice in {SELECTING, UNSENT}
         if not stays and now - self._noted[1] >= after_s:
             self.notice = ""
 
@@ -186,7 +184,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Ask before something that cannot be undone. What was typed before the question was seen is no answer, and no
         message.
         """
-        self._asking, self._or_else, self._question_seen = yes, no, False
+        self._question = Question(yes, no)
         self.note(f"{question} y/N")
 
     def begin(self, compose: Compose, text: str = "") -> None:
@@ -209,7 +207,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
             self.body = self._main if narrow else columns
         self._fit(*size)
-        self._question_seen = True
+        if self._question is not None:
+            self._question.seen = True
         return super().render(size, focus)
 
     def _fit(self, columns: int, rows: int) -> None:
@@ -244,15 +243,16 @@ class Chat(urwid.Frame[Any, Any, Any]):
         if self._paste.takes(key):
             return None
         self._take_pasted()
-        if self._asking is not None:
-            self._answer(key)
+        if self._question is not None:
+            self._answer(self._question.answered(key))
             return None
         if key != "tab":
             self.cycle = None
         self._let_go(self._now, READ_S)
-        if self._is_escape_and_more(key):
-            self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
-            key = key.removeprefix("meta ")
+        behind = behind_escape(key, composing=self.input.compose is not SAY, elsewhere=self._is_elsewhere())
+        if behind is not None:
+            self._escape()
+            key = behind
         typed = self.input.edit_text
         handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
         left = None if handled or self._plain_key(key) else super().keypress(size, key)
@@ -260,27 +260,15 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._actions.typed(self.input.edit_text)
         return left
 
-    def _is_escape_and_more(self, key: str) -> bool:
-        rest = key.removeprefix("meta ")
-        if rest == key:
-            return False
-        composing = self.input.compose is not SAY and rest not in WORD_KEYS
-        return rest in FUNCTION_KEYS or (len(rest) == 1 and (composing or self._is_elsewhere()))
-
     def _is_elsewhere(self) -> bool:
         """Whether there is something that Esc leads back from, besides what is being composed."""
         page = self._page is not None or bool(self._pick_title)
         return page or self.pane.selected is not None or self._model.thread is not None
 
-    def _answer(self, key: str) -> None:
-        """Yes, or no; any other key is none."""
-        if self._asking is None or not self._question_seen or key not in ANSWERS:
-            return
-        yes, self._asking, self.notice = self._asking, None, ""
-        if key in {"y", "Y"}:
-            self._actions.confirmed(yes)
-        elif key in {"n", "N"} and self._or_else is not None:
-            self._or_else()
+    def _answer(self, deed: Callable[[], None] | None) -> None:
+        if deed is not None:
+            self._question, self.notice = None, ""
+            self._actions.confirmed(deed)
 
     def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""

@@ -156,7 +156,7 @@ async def test_questions_have_typed_answers(server: Any) -> None:
         assert (await client.find("bo")).users == ("bob", "bobby")
         assert await client.devices() == (Device("phone", 1_700_000_000_000, True, "app"),)
         assert await client.privacy(presence=False) == Visibility(presence=False, last_seen=True)
-        assert await client.rate_limit() == (Limit("send", 60, 59, 1000),)
+        assert await client.rate_limit() == (Limit("messages", 60, 59, 1000),)
         await client.mute("g")
         await client.mute("g", 0)
         await client.sign_out("phone")
