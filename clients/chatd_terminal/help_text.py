@@ -22,7 +22,7 @@ Ctrl-↑ or F2, click   selects a message; ↑ ↓ move, Esc ends
     +  react          p  pin, unpin     o  to what it replies to
     l  opens its links in the browser, after a question; without a desktop shows them
     1 to 6            react with 👍 🎉 😂 😮 😢 🙏, once more takes it back
-on … and ✗           e takes it back to be mended, d forgets it, unless it was sent already
+on … and ✗            e takes it back to be mended, d forgets it, unless it was sent already
 /react NAME           the newest message; NAME is an emoji, or what Tab completes: thumbs, heart, …
 /reply TEXT, /thread  the newest message; /pin and /unpin, too
 /edit TEXT, /delete   your own newest
