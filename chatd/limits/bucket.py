@@ -35,7 +35,7 @@ class TokenBucket:
         at, tokens, burst = self._at, self._tokens, self.burst
         if at is not None and now > at and tokens < burst:
             tokens += (now - at) * self.rate_per_s
-            if tokens > burst:  # noqa: PLR1730
+            if tokens > burst:
                 tokens = burst
         self._at = now
         wanted = n if n < burst else burst  # noqa: FURB136
