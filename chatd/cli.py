@@ -201,13 +201,14 @@ def chat(
     Exit status of --plain:
       0    the input is done, and everything is stored
       1    something failed here: files, another client of this device
-      2    the command line or the password file cannot be used
-      3    not admitted: wrong name or password
+      2    the command line, the password file or a closed input or output cannot be used
+      3    not admitted: wrong name or password; what this run queued is not kept
       4    the server ended the session
       5    done, but at least one line was refused
       6    not everything was stored in time; it is kept, and goes out with the next start
       130  interrupted
       141  nobody reads the output any more
+      143  ended by SIGTERM
     """
     from chatd_terminal.main import run, run_plain
 

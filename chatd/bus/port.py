@@ -27,8 +27,9 @@ class Bus(Protocol):
         its outbox of 64 MiB is full, they are dropped and counted."""
 
     async def subscribe(self, channels: Collection[bytes]) -> None:
-        """Return when the server has confirmed all of them; at once while the link is down (they are subscribed when
-        it is back, and ``OnLost`` is called then). Not reference counted; a repeat does no harm."""
+        """Return when the server has confirmed all of them; at once while the link is down, and after a second or two where
+        the server is silent (they are subscribed when it is back, and ``OnLost`` is called then). Not reference counted; a
+        repeat does no harm."""
 
     def unsubscribe(self, channels: Collection[bytes]) -> None:
         """Never waits."""

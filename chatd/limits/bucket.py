@@ -31,14 +31,14 @@ class TokenBucket:
         More than ``burst`` at once counts as ``burst``: otherwise it could never be had. A clock that goes back
         neither gives nor takes tokens.
         """
-        # Not by _refill and min(): twice for every message that comes, and a third of the cost so.
+        # Not by _refill and min(): twice for every message that comes, it costs a third less so.
         at, tokens, burst = self._at, self._tokens, self.burst
         if at is not None and now > at and tokens < burst:
             tokens += (now - at) * self.rate_per_s
             if tokens > burst:
                 tokens = burst
         self._at = now
-        wanted = n if n < burst else burst
+        wanted = n if n < burst else burst  # noqa: FURB136
         if tokens >= wanted:
             self._tokens = tokens - wanted
             return 0.0

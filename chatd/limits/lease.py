@@ -34,6 +34,9 @@ AIM_SHARE = 0.75
 """Of the burst, divided by the nodes that hold the bucket. The rest is for a node that comes new."""
 PAUSE_SECONDS = 0.05
 """Between two reports of a bucket that has too little; by then it has more."""
+FIRST_TOP_UP_SECONDS = 0.5
+LAST_TOP_UP_SECONDS = LEASE_SECONDS / 3
+"""After these times a report follows to one that found too little; then the usual renewal does it."""
 SOON_SECONDS = 0.02
 """What is told to who is refused while an answer is on its way."""
 
@@ -45,8 +48,8 @@ class Lease:
     """
 
     __slots__ = (
-        "_aim", "_alone", "_asked", "_balance", "_low", "_need", "_refill_at", "_sent", "_trusted_until", "_used",
-        "closed", "holders", "key", "not_before", "reported_at", "rule",
+        "_aim", "_alone", "_asked", "_balance", "_low", "_need", "_refill_at", "_sent", "_top_ups", "_trusted_until", "_used",
+        "closed", "holders", "key", "not_before", "reported_at", "rule", "topping_up",
     )  # fmt: skip
 
     def __init__(self, key: str, rule: Rule, need: Callable[[Lease], None]) -> None:
@@ -56,6 +59,8 @@ class Lease:
         self.holders = 1
         self.not_before = 0.0
         self.reported_at = 0.0
+        self.topping_up = False
+        self._top_ups = 0
         self._need = need
         self._alone: TokenBucket | None = TokenBucket(rule.rate_per_s, rule.burst)
         self._asked = False
@@ -148,9 +153,19 @@ class Lease:
         self._refill_at = now + max(0.0, 1.0 - grant.left) / self.rule.rate_per_s
         self.not_before = now if self._balance >= self._low else max(now + PAUSE_SECONDS, self._refill_at)
 
+    def top_up_at(self, now: float) -> float | None:
+        """When to report again though nobody asks: the bucket was all but empty, and gains while its user is idle, who is then
+        not to be refused for what is there. At longer and longer intervals; None when there is enough here.
+        """
+        if self._balance >= self._low:
+            self._top_ups = 0
+            return None
+        self._top_ups += 1
+        return now + min(FIRST_TOP_UP_SECONDS * 2.0 ** min(self._top_ups - 1, 10), LAST_TOP_UP_SECONDS)
+
     def lost(self, now: float) -> None:
         """Redis is away: go on alone, with what is here. What was asked for is not coming."""
-        self._asked = False
+        self._asked = self.topping_up = False
         if self._alone is None:
             held = self._balance if now < self._trusted_until else 0
             self._alone = _bucket_of(self.rule, held, now)

@@ -79,7 +79,7 @@ class Limiter:
         self._flying: list[Lease] = []
         self._users: dict[str, UserLimits] = {}
         self._low: dict[Lease, None] = {}
-        self._later: list[tuple[float, int, Lease]] = []
+        self._later: list[tuple[float, int, Lease, bool]] = []
         self._order = count()
         self._releases: list[Report] = []
         self._first: dict[Lease, trio.Event] = {}
@@ -252,7 +252,9 @@ class Limiter:
                 swept = now
                 self._low.update((lease, None) for lease in self._all_leases() if self._is_due(lease, now))
             while self._later and self._later[0][0] <= now:
-                self._put(heapq.heappop(self._later)[2])
+                _, _, lease, top_up = heapq.heappop(self._later)
+                lease.topping_up = lease.topping_up and not top_up
+                self._put(lease)
             pause = swept + SWEEP_SECONDS - now
             if self._low or self._releases:
                 if not (wait := self._breaker.wait(now)):
@@ -277,7 +279,7 @@ class Limiter:
         if self._shared is None:
             return
         if lease.not_before > self._clock():
-            heapq.heappush(self._later, (lease.not_before, next(self._order), lease))
+            heapq.heappush(self._later, (lease.not_before, next(self._order), lease, False))
         else:
             self._put(lease)
         self._bell.set()
@@ -318,6 +320,9 @@ class Limiter:
                 event.set()
             if lease.closed:
                 self._release(lease)
+            elif not lease.topping_up and (when := lease.top_up_at(now)) is not None:
+                lease.topping_up = True
+                heapq.heappush(self._later, (when, next(self._order), lease, True))
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """What Redis answers, or None when it does not, or is not to be asked."""

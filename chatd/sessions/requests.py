@@ -176,10 +176,9 @@ def _member_map(member: Member, marks: bool) -> dict[str, Any]:
 
 
 async def _settle_marks(session: Session, node: Node) -> None:
-    """What is asked for shows what this session has said before."""
-    if session.marks:
-        session.flush_marks()
-        await node.writer.settled()
+    """What is asked for shows what this session has said before; its marks may also be with the writer already."""
+    session.flush_marks()
+    await node.writer.settled()
 
 
 async def _privacy(session: Session, node: Node, message: messages.Privacy) -> messages.Ok:
@@ -312,7 +311,7 @@ async def _change(session: Session, node: Node, message: Any) -> messages.Ok:
 async def _block(session: Session, node: Node, message: messages.Block) -> messages.Ok:
     outcome = await node.writer.call(_operation(session, message))
     if isinstance(outcome, Refused):
-        raise _RequestRefused(outcome.code, outcome.message)
+        raise _OperationRefused(outcome)
     assert isinstance(outcome, operations.Done)
     node.signals.tell_block(session.user, message.user, outcome.conv)
     return messages.Ok(id=message.id)

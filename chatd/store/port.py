@@ -328,8 +328,9 @@ class Store(Protocol):
         nor by words that an edit has taken away, however far ``index`` is. None where ``wanted.conv`` is none of the user's.
         Ends early rather than exceed ``max_bytes`` of payload, but holds at least one if there is one. Ends early as well, empty
         perhaps, but with a cursor, when the engine has looked as far back as one search may cost. No terms, whatever their text,
-        are a fault. Raises Unavailable, also for what takes too long at once, and ValueError for a cursor that this store did
-        not give out.
+        are a fault. The pages of a ranking repeat nothing and leave nothing out, whatever is written and deleted meanwhile, but
+        perhaps what is edited. A user's searches wait for one another, and so hold up nobody else's. Raises Unavailable, also
+        for what takes too long at once, and ValueError for a cursor that this store did not give out.
         """
 
     async def index(self) -> int:

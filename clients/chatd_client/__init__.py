@@ -27,6 +27,7 @@ from chatd_client.errors import (
     SessionEnded,
     StateInUse,
     Unreachable,
+    Withdrawn,
 )
 from chatd_client.facts import ConnectionChanged, Fact, Hole, SendRefused, Stored
 from chatd_client.log import ConversationLog, Message, Reaction
@@ -68,6 +69,7 @@ __all__ = [
     "Token",
     "Unreachable",
     "Visibility",
+    "Withdrawn",
     "change",
     "change_password",
     "endpoint",

@@ -5,6 +5,7 @@ connection.
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,10 +16,10 @@ import trio
 from chatd_client.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
 TIMEOUT_S = 15.0
+NOT_FOUND = 404
 MAX_ANSWER_BYTES = 64 * 1024
 """A token is at most 8 KiB; anything near this is not a chatd server."""
 
@@ -111,8 +112,18 @@ async def _post(at: Endpoint, path: str, body: Mapping[str, str], context: ssl.S
     except trio.TooSlowError:
         raise Unreachable(f"no answer from {at.host}:{at.port} within {TIMEOUT_S:.0f} s") from None
     except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-        raise Unreachable(f"{at.host}:{at.port}: {error}") from error
+        raise Unreachable(f"{at.host}:{at.port}: {reason_of(error)}") from error
     return _read_answer(status, retry_after, data)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why there is no connection, in words; never empty."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return "the TLS handshake failed: no TLS there?"
+    return str(error) or type(error).__name__
 
 
 async def connect(at: Endpoint, context: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -164,6 +175,8 @@ def _read_answer(status: int, retry_after_ms: int | None, data: bytes) -> dict[s
         answer = None
     if 200 <= status < 300 and isinstance(answer, dict):
         return answer
+    if status == NOT_FOUND:  # of the address, and not of the account
+        raise Unreachable("HTTP status 404: no chatd at this path")
     error = answer.get("error") if isinstance(answer, dict) else None
     if isinstance(error, dict) and isinstance(error.get("code"), str):
         message = str(error.get("message", ""))

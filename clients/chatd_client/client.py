@@ -165,7 +165,7 @@ class Client(Questions):
     ) -> Ack:
         """Send a message to a conversation or ``@name`` and wait until it is stored, across reconnects.
 
-        Raises Refused (for good), MessageRejected, OutboxFull, OSError (state_dir). Cancelling ends the waiting
+        Raises Refused (for good), MessageRejected, OutboxFull, Withdrawn, OSError (state_dir). Cancelling ends the waiting
         only: the message stays queued and will be sent.
         """
         return await self._stored(self.post(to, body, type=type, reply_to=reply_to, mentions=mentions))
@@ -216,6 +216,12 @@ class Client(Questions):
     def post_reaction(self, conv: str, seq: int, emoji: str, *, remove: bool = False) -> Queued:
         """Queue a reaction, or taking it back, without waiting, as ``post`` does."""
         return self._queue({"t": "react", "conv": conv, "seq": seq, "emoji": emoji, "remove": remove})
+
+    def withdraw(self, item: Queued) -> bool:
+        """Take back what was queued and is certain not to be stored; no outcome follows, and who waits in ``send`` gets
+        Withdrawn. False: it was sent, so it may be stored, or its outcome is known already.
+        """
+        return self._session.withdraw(item)
 
     def read(self, conv: str, seq: int) -> None:
         """Everything up to ``seq`` was read; told to the server soon, or on return."""

@@ -46,6 +46,10 @@ class StateInUse(ClientError):
     """Another program uses this device's state directory at the moment."""
 
 
+class Withdrawn(ClientError):
+    """The message was taken back before it was sent."""
+
+
 class OutboxFull(ClientError):
     """The bound on messages waiting to be stored is reached; the message was not queued."""
 

@@ -8,6 +8,9 @@ Numbers: the server takes ``stored + 1`` next. An item whose number is above ``s
 numbered anew; one at or below it can only be a repeat, and keeps its number for ever. That is why numbering anew is
 done at two moments only, when ``stored`` is exact: at the welcome, and when every message in flight has been
 answered. Doing it at once after a refusal would read the late answers to old numbers as answers to new ones.
+
+Taken back can be what is certain not to be stored: what was never given out by ``next_batch``, and what the server has
+put off. What an earlier run numbered may have been given out, so it is certain from the next welcome on.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Outbox:
         self.stored: int | None = None
         self._items: dict[str, Queued] = {}
         self._in_flight: dict[int, str] = {}
+        self._given_out: set[str] = set()
         self._bytes = 0
         self._paused = True
 
@@ -54,6 +58,7 @@ class Outbox:
         outbox = cls()
         for record in records:
             outbox._apply(record)
+        outbox._given_out = {item.key for item in outbox._items.values() if item.cseq}
         return outbox
 
     def snapshot(self) -> list[Record]:
@@ -78,9 +83,14 @@ class Outbox:
         self._apply(record)
         return item, [record]
 
-    def withdraw(self, key: str) -> None:
-        """Take back an item that could not be kept; it must not have been given out by ``next_batch``."""
-        self._discard(key)
+    def withdraw(self, key: str) -> list[Record] | None:
+        """Take back an item; later ones move up once all answers are in. None where it is not there, or may be stored."""
+        if key not in self._items or key in self._given_out:
+            return None
+        record: Record = {"r": "drop", "key": key}
+        self._apply(record)
+        self._paused = self._paused or bool(self._in_flight)
+        return [record]
 
     def welcome(self, user: str, stored: int) -> list[Record]:
         """A new session begins: nothing is in flight, and ``stored`` is the server's word. Lower than before too:
@@ -90,6 +100,7 @@ class Outbox:
         self._paused = False
         record: Record = {"r": "state", "user": user, "stored": stored}
         self._apply(record)
+        self._given_out = {item.key for item in self._items.values() if 0 < item.cseq <= stored}
         return [record, *self._renumber()]
 
     def disconnected(self) -> None:
@@ -119,6 +130,7 @@ class Outbox:
                 batch.append(self._items[item.key])
             last = max(last, self._items[item.key].cseq)
         self._in_flight.update((item.cseq, item.key) for item in batch)
+        self._given_out.update(item.key for item in batch)
         return batch, records
 
     def acked(self, cseq: int) -> tuple[Queued | None, list[Record]]:
@@ -152,8 +164,10 @@ class Outbox:
 
         A gap that expects less than was known to be stored means that the server lost its tail: its word counts.
         """
-        if self._in_flight.pop(cseq, None) is None:
+        key = self._in_flight.pop(cseq, None)
+        if key is None:
             return []
+        self._given_out.discard(key)
         records: list[Record] = []
         if expected is not None and self.stored is not None and expected <= self.stored:
             records = [{"r": "state", "user": self.user, "stored": expected - 1}]
@@ -203,6 +217,7 @@ class Outbox:
 
     def _discard(self, key: str | None) -> None:
         item = self._items.pop(key, None) if key is not None else None
+        self._given_out.discard(key or "")
         self._bytes -= item.size if item else 0
 
 

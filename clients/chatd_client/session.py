@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from chatd_client import wire
 from chatd_client.backoff import Backoff
-from chatd_client.errors import ClientError, Refused, SessionEnded
+from chatd_client.errors import ClientError, Refused, SessionEnded, Withdrawn
 from chatd_client.facts import ConnectionChanged, ConnectionState, Fact, Hole, SendRefused, Stored
 from chatd_client.link import Ending, Link, ending_of_refusal
 from chatd_client.passing import Passing
@@ -114,6 +114,16 @@ class Session:
             raise
         self.wake()
         return item
+
+    def withdraw(self, item: Queued) -> bool:
+        """Take a message back from the outbox; False where it may be stored already."""
+        records = self._outbox.withdraw(item.key)
+        if records is None:
+            return False
+        self._file.keep(records)
+        self._tell(item, Withdrawn("it was taken back"))
+        self.wake()
+        return True
 
     def wake(self) -> None:
         """There is something to write."""

@@ -22,6 +22,7 @@ from chatd_protocol.messages import (
 from trio_websocket import ConnectionClosed, HandshakeError
 from wsproto.utilities import LocalProtocolError
 
+from chatd_client.api import reason_of
 from chatd_client.errors import MessageRejected, Unreachable
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def describe(group: BaseExceptionGroup[BaseException]) -> str:
         error = error.exceptions[0]
     if isinstance(error, ConnectionClosed):
         return f"connection closed ({error.reason.code})" if error.reason else "connection closed"
-    return str(error) or type(error).__name__
+    return reason_of(error)
 
 
 def close_code(error: ConnectionClosed) -> int:

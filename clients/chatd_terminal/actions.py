@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chatd_terminal.completion import Wanted
     from chatd_terminal.input_line import Compose
 
@@ -38,6 +40,14 @@ class Actions(Protocol):
 
     def edit_earlier(self, before: int | None) -> None:
         """Edit one's own newest message, or the one before ``before``."""
+        ...
+
+    def edit_later(self, after: int) -> None:
+        """Edit one's own next message behind ``after``; nothing more is edited where there is none."""
+        ...
+
+    def confirmed(self, deed: Callable[[], None]) -> None:
+        """A question was answered with yes."""
         ...
 
     def picked(self, place: tuple[str, int]) -> None:

@@ -9,6 +9,7 @@ server ends the session; then the reason is returned for printing.
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,12 +23,16 @@ from chatd_terminal.display import Display
 from chatd_terminal.errands import Errands
 from chatd_terminal.input_line import SAY, Compose
 from chatd_terminal.markup import Style
+from chatd_terminal.names_file import read_names, write_names
 from chatd_terminal.screen import Chat
 from chatd_terminal.themes import palette
 from chatd_terminal.typing_lease import TypingLease
 from chatd_terminal.view_model import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from chatd_client import Fact
 
     from chatd_terminal.account import Account
@@ -43,13 +48,17 @@ AWAY_S = 300.0
 class Terminal:
     """One screen for one client. ``run`` it once."""
 
-    def __init__(self, client: Client, me: str, settings: Settings, account: Account) -> None:
-        self._client, self._settings = client, settings
+    def __init__(
+        self, client: Client, me: str, settings: Settings, account: Account, directory: Path | None = None
+    ) -> None:
+        """``directory``: where names are kept."""
+        self._client, self._settings, self._directory = client, settings, directory
         self._model = Model(me)
         self._dirty = trio.Event()
         self._screen = Chat(self._model, self)
         self._errands = Errands(client, self._model, self._screen, self._changed)
         self._errands.open_conversation = self._open_first
+        self._errands.list_loaded = self._keep_names
         self._deeds = Deeds(client, self._model, self._screen, self._errands, account)
         self._quit = trio.CancelScope()
         self._deeds.quit, self._deeds.switch, self._deeds.orders.arrive = self._quit.cancel, self.switch, self._arrive
@@ -60,6 +69,8 @@ class Terminal:
 
     async def run(self) -> str:
         """Show the screen until the end. Returns why, empty for ``/quit``. Cancelling restores the terminal."""
+        if self._directory is not None:
+            self._model.remember(read_names(self._directory))
         for item in self._client.pending():
             self._model.queued(item)
         events = urwid.TrioEventLoop()
@@ -82,6 +93,7 @@ class Terminal:
                 nursery.start_soon(self._await_signals)
                 await events.run_async()
                 nursery.cancel_scope.cancel()
+        self._keep_names()
         if not self._ended and self._client.state == "live":
             with trio.move_on_after(DRAIN_S):
                 await self._client.drained()
@@ -142,6 +154,12 @@ class Terminal:
             with trio.move_on_after(1.0):
                 await self._dirty.wait()
 
+    def _keep_names(self) -> None:
+        """Names are a convenience: where they cannot be kept, the next start does without."""
+        if self._directory is not None:
+            with suppress(OSError):
+                write_names(self._directory, self._model)
+
     def _changed(self) -> None:
         self._dirty.set()
 
@@ -192,7 +210,7 @@ class Terminal:
             if chosen[0]:
                 self._deeds.on_message(key, chosen[0])
             else:
-                self._deeds.on_refused(key, chosen[1])
+                self._deeds.on_unsent(key, chosen[1])
         except (ValueError, ClientError, OSError) as error:
             self._screen.note(str(error))
         self._dirty.set()
@@ -200,6 +218,18 @@ class Terminal:
     def edit_earlier(self, before: int | None) -> None:
         """Edit one's own newest message, or the one before ``before``."""
         self._deeds.edit_earlier(before)
+
+    def edit_later(self, after: int) -> None:
+        """Edit one's own next message, or nothing more."""
+        self._deeds.edit_later(after)
+
+    def confirmed(self, deed: Callable[[], None]) -> None:
+        """Do what was asked about."""
+        try:
+            deed()
+        except (ValueError, ClientError, OSError) as error:
+            self._screen.note(str(error))
+        self._dirty.set()
 
     def switch(self, conv: str) -> None:
         """Open a conversation; what is half typed waits in the one before."""
@@ -271,7 +301,7 @@ class Terminal:
         titles = [one.title for one in self._model.ordered() if one.title]
         cycle = Cycle(asked, own_candidates(asked, names, titles))
         self._screen.completing(cycle)
-        if asked.kind in {"name", "mention", "conversation"}:
+        if asked.kind in {"name", "mention", "conversation", "device"}:
             self._errands.complete(cycle)
 
     def typed(self, text: str) -> None:

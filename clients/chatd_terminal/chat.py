@@ -50,9 +50,9 @@ class Line:
 class Chat:
     """See the module's docstring. ``conv`` of a 1:1 that has no message yet is ``@name``.
 
-    ``marks``: how far each other member has it, ``(delivered, read)``. ``tally``: the same as counts for one message
-    of one's own, in large groups. ``anchor``: the message around which the log is shown, None for its end. ``divider``:
-    the read mark when it was opened.
+    ``remembered``: known from an earlier run, and not yet from the server. ``marks``: how far each other member has it,
+    ``(delivered, read)``. ``tally``: the same as counts for one message of one's own, in large groups. ``anchor``: the
+    message around which the log is shown, None for its end. ``divider``: the read mark when it was opened.
     """
 
     conv: str
@@ -69,6 +69,7 @@ class Chat:
     muted: int = 0
     complete: bool = False
     left: bool = False
+    remembered: bool = False
     anchor: int | None = None
     divider: int = 0
     version: int = 0
@@ -89,6 +90,7 @@ class Chat:
 
     def keep(self, event: Event) -> None:
         """Take in an event."""
+        self.remembered = False
         if event.kind == "delete" and isinstance(event.target, int):
             self._uncount(event.target)
         self.log.apply(event)
@@ -117,6 +119,7 @@ class Chat:
     def listed(self, item: ConversationItem) -> None:
         """What the server's list says of it."""
         self.kind, self.title = item.kind or self.kind, item.title or self.title
+        self.remembered = False
         self.members = item.members or self.members
         self.muted = item.muted
         if item.last >= self.listed_last:
@@ -195,7 +198,8 @@ class Chat:
 
     def name(self) -> str:
         """What to call it in the list."""
-        return self.title or ", ".join(self.others()) or self.conv.removeprefix("@")
+        alone = f"{self.me} (you)" if self.kind == "dm" and self.members else ""
+        return self.title or ", ".join(self.others()) or alone or self.conv.removeprefix("@")
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -234,7 +238,8 @@ class Chat:
             f"{one.emoji} {len(one.users)}" if len(one.users) > 1 else one.emoji for one in message.reactions
         ]
         for fields in changes:
-            state = "queued" if message.sender == self.me else state
+            if message.sender == self.me and fields["t"] != "react":
+                state, seen = "queued", ()  # the marks are about what the others have
             if fields["t"] == "edit":
                 text = body_text(fields["body"])
             elif fields["t"] == "react":

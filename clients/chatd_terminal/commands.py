@@ -17,7 +17,7 @@ ARGUMENTS: dict[str, tuple[int, int | None]] = {
     "remove": (1, None),
     "role": (2, 2),
     "leave": (0, 0),
-    "rename": (1, None),
+    "rename": (1, 1),
     "members": (0, 0),
     "reply": (1, 1),
     "edit": (1, 1),
@@ -41,7 +41,25 @@ ARGUMENTS: dict[str, tuple[int, int | None]] = {
     "help": (0, 0),
     "quit": (0, 0),
 }
-WHOLE = {"reply", "edit", "search"}
+USAGE = {
+    "dm": "NAME",
+    "group": 'TITLE NAME…, "quotes" around a title of several words',
+    "add": "NAME…",
+    "remove": "NAME…",
+    "role": "NAME owner|admin|member",
+    "rename": "TITLE",
+    "reply": "TEXT",
+    "edit": "TEXT",
+    "react": "EMOJI",
+    "search": "WORDS",
+    "mute": "[30m|8h|2d]",
+    "block": "NAME",
+    "unblock": "NAME",
+    "signout": "DEVICE",
+    "privacy": "[presence on|off], or [last_seen on|off]",
+}
+"""What stands behind a command; nothing behind the others."""
+WHOLE = {"reply", "edit", "search", "rename"}
 """Commands whose one argument is the rest of the line as it stands."""
 NAMES_AFTER = {"dm", "group", "add", "remove", "role", "block", "unblock"}
 """Commands whose arguments are names."""
@@ -91,7 +109,7 @@ def parse(line: str) -> Say | Command:
     arguments = ([rest.strip()] if rest.strip() else []) if name in WHOLE else _words(rest)
     least, most = ARGUMENTS[name]
     if len(arguments) < least or (most is not None and len(arguments) > most):
-        raise ValueError(f"/{name} takes {'a name' if name == 'dm' else 'other arguments'}: /help shows them")
+        raise ValueError(f"/{name} {USAGE[name]}" if name in USAGE else f"/{name} stands alone, with nothing behind it")
     return Command(name, tuple(arguments))
 
 
@@ -103,6 +121,12 @@ def _words(rest: str) -> list[str]:
         return list(lexer)
     except ValueError:
         return rest.split()
+
+
+def unquoted(title: str) -> str:
+    """A title without the quotes around it; those within it are its own."""
+    within = title[1:-1]
+    return within if len(title) > 1 and title[0] == title[-1] == '"' and '"' not in within else title
 
 
 def names(words: tuple[str, ...]) -> list[str]:

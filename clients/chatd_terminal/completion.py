@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MAX_SHOWN = 12
+ROLES = ("admin", "member", "owner")
 _TOKEN = re.compile(r"\S*\Z")
 
 
@@ -20,7 +21,7 @@ _TOKEN = re.compile(r"\S*\Z")
 class Wanted:
     """A beginning to complete: ``start`` and ``end`` of it in ``line``; ``before`` and ``after`` go around the choice."""
 
-    kind: Literal["command", "name", "mention", "emoji", "conversation"]
+    kind: Literal["command", "name", "mention", "emoji", "conversation", "role", "device"]
     text: str
     line: str
     start: int
@@ -50,6 +51,10 @@ def wanted(line: str, cursor: int, *, reacting: bool = False) -> Wanted | None:
 def _argument(command: str, token: str, line: str, start: int, cursor: int) -> Wanted | None:
     if command == "react":
         return Wanted("emoji", token.strip(":").lower(), line, start, cursor, after="")
+    if command == "role" and len(line[:start].split()) > 1:
+        return Wanted("role", token.lower(), line, start, cursor, after="")
+    if command == "signout":
+        return Wanted("device", token, line, start, cursor, after="")
     if command in NAMES_AFTER and not (command == "group" and line[:start].strip() == "/group"):
         return Wanted("name", token.removeprefix("@").lower(), line, start, cursor)
     if command == "search" and token.startswith("from:"):
@@ -66,6 +71,10 @@ def own_candidates(asked: Wanted, names: Iterable[str], titles: Iterable[str]) -
             pool: Iterable[str] = sorted(ARGUMENTS)
         case "emoji":
             pool = sorted(EMOJI)
+        case "role":
+            pool = ROLES
+        case "device":
+            pool = ()
         case "conversation":
             pool = ["here", *titles]
         case "name" | "mention":

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chatd_terminal.browser import open_link, opener
 from chatd_terminal.chat import body_text
 from chatd_terminal.commands import Command, Say, mentions, names, parse, query
 from chatd_terminal.emoji import QUICK, emoji
 from chatd_terminal.help_text import HELP
 from chatd_terminal.input_line import SAY, Compose
+from chatd_terminal.markup import links
 from chatd_terminal.orders import Orders
 from chatd_terminal.password_dialog import PasswordDialog
+from chatd_terminal.plain_text import plain
 
 if TYPE_CHECKING:
     from chatd_client import Client, Message
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from chatd_terminal.view_model import Model
 
 IN_GROUP = {"add", "remove", "role", "rename", "leave", "members"}
+MAX_ASKED = 200
+"""Characters of a link in a question: a longer one might not be seen whole."""
 ABOUT_MESSAGE = {"edit", "delete", "react", "thread", "pin", "unpin", "reply"}
 
 
@@ -85,6 +90,20 @@ class Deeds:
         if own is not None:
             self._begin_edit(own)
 
+    def edit_later(self, after: int) -> None:
+        """The same for one's own next text behind ``after``; none: the edit ends."""
+        chat = self._model.current()
+        own = [seq for seq in (chat.shown() or range(0)) if seq > after] if chat is not None else []
+        for seq in own:
+            message = chat.log.message(seq) if chat is not None else None
+            if message is not None and self._is_own_text(message):
+                self._begin_edit(message)
+                return
+        self._screen.begin(SAY)
+
+    def _is_own_text(self, message: Message) -> bool:
+        return message.sender == self._model.me and message.type == "text"
+
     def _begin_edit(self, message: Message) -> None:
         text = body_text(message.body)
         self._screen.begin(Compose("edit", message.seq, "edit> ", text), text)
@@ -93,7 +112,7 @@ class Deeds:
         for seq in reversed(chat.shown() or range(0)):
             if before is None or seq < before:
                 message = chat.log.message(seq)
-                if message is not None and message.sender == self._model.me and message.type == "text":
+                if message is not None and self._is_own_text(message):
                     return message
         return None
 
@@ -116,16 +135,20 @@ class Deeds:
                 self._pin(chat, seq, not message.pinned)
             case "o":
                 self._to_original(message)
+            case "l":
+                self._open_links(links(plain(body_text(message.body), lines=True)))
             case _:
                 self._react(chat, message, QUICK[int(key) - 1])
 
-    def on_refused(self, key: str, item_key: str) -> None:
-        """A key on a message that was refused: it is taken back to be mended (e), or forgotten (d)."""
+    def on_unsent(self, key: str, item_key: str) -> None:
+        """A key on a message that waits or was refused: it is taken back to be mended (e), or forgotten (d)."""
         chat = self._model.current()
-        if chat is None or key not in {"e", "d"} or item_key not in chat.refused:
+        if chat is None or key not in {"e", "d"}:
             raise ValueError("e: take it back and mend it, d: forget it" if chat else "nothing is open")
-        item, _ = chat.refused.pop(item_key)
-        chat.version += 1
+        item = chat.refused[item_key][0] if item_key in chat.refused else chat.waiting.get(item_key)
+        if item is None or (item_key in chat.waiting and not self._client.withdraw(item)):
+            raise ValueError("it was sent already: edit or delete it once it is stored")
+        self._model.forget(item)
         self._screen.pane.release()
         if key == "e":
             self._screen.begin(SAY, body_text(item.fields["body"]))
@@ -140,7 +163,7 @@ class Deeds:
         self._screen.begin(Compose("reply", message.seq, f"reply to {message.sender}> "))
 
     def _may_edit(self, message: Message) -> None:
-        if message.sender != self._model.me or message.type != "text":
+        if not self._is_own_text(message):
             raise ValueError("only your own texts can be edited")
 
     def _delete(self, chat: Chat, message: Message) -> None:
@@ -177,6 +200,19 @@ class Deeds:
         if message.reply_to is None:
             raise ValueError("this is no reply")
         self._errands.jump(message.conv, message.reply_to)
+
+    def _open_links(self, found: list[str]) -> None:
+        """Ask about each, in its whole length; where there is no browser, or no room to ask, they are shown."""
+        if not found:
+            raise ValueError("there is no link in this message")
+        program = opener()
+        if program is None or len(found[0]) > MAX_ASKED:
+            self._screen.page("links", "\n\n".join(found))
+            return
+        rest = found[1:]
+        following = (lambda: self._open_links(rest)) if rest else None
+        more = f" (n: the next of {len(rest)} more)" if rest else ""
+        self._screen.ask(f"Open {found[0]} in the browser?{more}", lambda: open_link(program, found[0]), following)
 
     def _about_message(self, name: str, arguments: tuple[str, ...]) -> None:
         chat = self._chat()
@@ -217,10 +253,12 @@ class Deeds:
             case "group":
                 self.orders.make_group(arguments[0], names(arguments[1:]))
             case "search":
+                self.orders.needs_server()
                 asked = query(arguments[0])
                 self._errands.search(asked, self._named(asked.within))
             case "pins":
                 conv = self._chat().conv
+                self.orders.needs_server()
                 self._errands.later(lambda: self._errands.pins(conv))
             case "password":
                 self.orders.needs_server()

@@ -48,6 +48,7 @@ class Errands:
         self._wake = trio.Event()
         self._query: tuple[Query, str | None] | None = None
         self._cursor: str | None = None
+        self.list_loaded: Callable[[], None] = changed
         self.open_conversation: Callable[[str], None] = model.show
 
     # --- the actor ----------------------------------------------------------------------------------
@@ -120,7 +121,9 @@ class Errands:
             self._changed()
             cursor = page.cursor
             if cursor is None:
+                self._model.forget_unlisted()
                 break
+        self.list_loaded()
         self.more_if_few()
 
     async def _begin(self) -> None:
@@ -289,11 +292,14 @@ class Errands:
     async def _complete(self, cycle: Cycle) -> None:
         asked = cycle.asked
         conv = self._model.open if asked.kind == "mention" else None
-        if not asked.text or (conv is not None and conv.startswith("@")):
+        if asked.kind == "device":
+            more = [one.device for one in await self._client.devices() if one.device.startswith(asked.text)]
+        elif not asked.text or (conv is not None and conv.startswith("@")):
             return
-        found = await self._client.find(asked.text, conv=conv)
-        titles = [item.title for item in found.items if item.title]
-        more = titles if asked.kind == "conversation" else found.users
+        else:
+            found = await self._client.find(asked.text, conv=conv)
+            titles = [item.title for item in found.items if item.title]
+            more = titles if asked.kind == "conversation" else list(found.users)
         if self._screen.cycle is cycle:
             nothing = not cycle.candidates
             cycle.add(more)

@@ -25,8 +25,9 @@ def title_text(model: Model, chat: Chat, style: Style) -> str:
     others = chat.others()
     if chat.kind == "dm" and others:
         where += _presence(model, others[0])
-    elif chat.members:
-        there = sum(model.status(user) == "online" for user in others) + (model.connection.state == "live")
+    elif chat.members and chat.kind != "dm":
+        there = sum(model.status(user) == "online" for user in others)
+        there += model.connection.state == "live" and model.me in chat.members
         where += f"  ({len(chat.members)} members, {there} online)" if model.presence else f"  ({len(chat.members)} members)"
     where += "  muted" if chat.muted else ""
     where += "  you are no longer a member" if chat.left else ""

@@ -12,15 +12,17 @@ click                 opens a conversation
 
 # Writing
 Enter                 sends; Alt-Enter begins a new line, pasted lines stay together
-Tab                   completes a command, a @name, a name
-↑ on an empty line    edits your last message; ↑ again the one before; Esc leaves it as it is
+Tab                   completes a command, a @name, a name, a role, a device
+↑ on an empty line    edits your last message; ↑ ↓ the one before, behind; Esc leaves it as it is
 //text                sends /text
 
 # One message
 Ctrl-↑ or F2, click   selects a message; ↑ ↓ move, Esc ends
     r  reply          e  edit           d  delete         t  its thread
     +  react          p  pin, unpin     o  to what it replies to
+    l  opens its links in the browser, after a question; without a desktop shows them
     1 to 6            react with 👍 🎉 😂 😮 😢 🙏, once more takes it back
+on … and ✗            e takes it back to be mended, d forgets it, unless it was sent already
 /react NAME           the newest message; NAME is an emoji, or what Tab completes: thumbs, heart, …
 /reply TEXT, /thread  the newest message; /pin and /unpin, too
 /edit TEXT, /delete   your own newest
@@ -48,7 +50,7 @@ End on an empty line  back to the newest
 /limits               how much you may still do
 /quit                 leaves, as Ctrl-C on an empty line does; what waits is sent at the next start
 F1, /help   Ctrl-L    this page; draws the screen anew; Ctrl-Z suspends
-Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all (as Ctrl-C)
+Ctrl-A, E, W, K, U    begin and end of the line; erase a word, to the end, all (leaves an edit, as Ctrl-C)
 
 # Marks
 …  waits to be stored · ✓  stored · ✓✓  all others have it · ◉  all others have read it · ✗  refused

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 from chatd_client import ClientError, Refused, StateInUse, Unreachable, endpoint, open_client, register, sign_in
+from chatd_protocol.messages import NAME_PATTERN
 
 from chatd_terminal.account import Account
 from chatd_terminal.app import Terminal
 from chatd_terminal.place import MAX_TERMINALS, default_directory, own_devices, read_password_file
 from chatd_terminal.settings import read_settings
+from chatd_terminal.words import readable
 
 if TYPE_CHECKING:
     from chatd_terminal.settings import Settings
@@ -40,6 +43,7 @@ def run(
     """
     try:
         at = endpoint(url)
+        _check_name(user)
         settings = read_settings(theme)
         secret = password or _given_password(password_file)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -51,7 +55,7 @@ def run(
         directory = Path(state_dir) if state_dir is not None else default_directory(at.websocket_url, user)
         ended = trio.run(_chat, url, user, secret, settings, device, directory)
     except (ClientError, ValueError, OSError) as error:
-        print(f"chatd chat: {error}", file=sys.stderr)
+        print(f"chatd chat: {readable(str(error))}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, EOFError):
         return 0
@@ -80,7 +84,10 @@ def run_plain(
     from chatd_terminal.plain import TIMEOUT_S, Exit, run_plainly  # each mode does without the other's imports
 
     try:
+        if sys.stdin is None or sys.stdout is None:  # closed, and its number would be given to the next file that is opened
+            raise ValueError(f"standard {'input' if sys.stdin is None else 'output'} is closed")
         at = endpoint(url)
+        _check_name(user)
         secret = _given_password(password_file)
         if not secret:
             raise ValueError("--plain needs CHATD_PASSWORD or --password-file")
@@ -90,6 +97,12 @@ def run_plain(
     except (ValueError, OSError) as error:
         print(f"chatd chat: {error}", file=sys.stderr)
         return Exit.WRONG_USE
+
+
+def _check_name(user: str) -> None:
+    """Raises ValueError for a name that no account can have."""
+    if not re.fullmatch(NAME_PATTERN, user):
+        raise ValueError(f"{user[:40]!r} is no name: 1 to 32 of a-z 0-9 _ . -")
 
 
 def _given_password(file: str | Path | None) -> str:
@@ -113,7 +126,7 @@ async def _admitted(url: str, user: str, password: str, asked: bool) -> bool:
 
 async def _offer_account(url: str, user: str, password: str, asked: bool) -> bool:
     """``asked``: the password was typed, and must be typed once more, for a slip would lock the account's owner out."""
-    question = f"No such user or wrong password; create the account {user}? [y/N] "
+    question = f"No such user, or a wrong password. Create a new account {user}? [y/N] "
     answer = await trio.to_thread.run_sync(input, question, abandon_on_cancel=True)
     if answer.strip().lower() not in {"y", "yes"}:
         return False
@@ -124,7 +137,7 @@ async def _offer_account(url: str, user: str, password: str, asked: bool) -> boo
     except Refused as refused:
         if refused.code != "name_taken":
             raise
-        print(f"chatd chat: the account {user} exists, so the password is wrong", file=sys.stderr)
+        print(f"chatd chat: {user} exists: the password was wrong", file=sys.stderr)
         return False
     return True
 
@@ -150,7 +163,7 @@ async def _chat(
                 state_dir=directory,
                 agent="chatd-terminal",
             ) as client:
-                return await Terminal(client, user, settings, account).run()
+                return await Terminal(client, user, settings, account, directory).run()
         except StateInUse:
             if device is not None:
                 raise

@@ -11,6 +11,8 @@ from chatd_terminal.chat import message_text
 from chatd_terminal.plain_text import plain, steady
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chatd_client import Message
 
     from chatd_terminal.chat import Chat, Line
@@ -24,7 +26,8 @@ MAX_SEEN = 3
 MAX_TIME_MS = 2**41
 """Beyond the year 2039 a time is a slip of somebody's clock."""
 
-_LINK = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]}]")
+_LINK = re.compile(r"https?://[^\s<>\"']+")
+_OPENING = {")": "(", "]": "[", "}": "{"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +93,28 @@ def _marks(line: Line, style: Style) -> Markup:
     return parts
 
 
+def links(text: str) -> list[str]:
+    """The links in a text, each once."""
+    return list(dict.fromkeys(text[start:end] for start, end in _links(text)))
+
+
+def _links(text: str) -> Iterator[tuple[int, int]]:
+    """Where the links are; a sentence's punctuation is none of theirs, nor is a bracket that was opened before them."""
+    for match in _LINK.finditer(text):
+        link = match[0]
+        while link[-1] in ".,;:!?)]}" and not (0 < link.count(_OPENING.get(link[-1], " ")) >= link.count(link[-1])):
+            link = link[:-1]
+        if not link.endswith("/") or link.count("/") > len("//"):
+            yield match.start(), match.start() + len(link)
+
+
 def _body(text: str, tint: str | None) -> Markup:
     """Text with its links marked. The marks of markup and of text are told apart by type, so text cannot forge any."""
     parts: Markup = []
     done = 0
-    for link in _LINK.finditer(text):
-        parts += [_tinted(text[done : link.start()], tint), ("link", link[0])]
-        done = link.end()
+    for start, end in _links(text):
+        parts += [_tinted(text[done:start], tint), ("link", text[start:end])]
+        done = end
     parts.append(_tinted(text[done:], tint))
     return [part for part in parts if part not in {"", (tint or "", "")}]
 

@@ -1,7 +1,7 @@
 """Orders: commands whose doing is the server's, as errands. Each says on the screen what came of it.
 
 What changes something and is remembered by nobody is refused while there is no connection: it would be done at some
-time, perhaps, when nobody thinks of it any more.
+time, perhaps, when nobody thinks of it any more. So are questions, whose answer would be as late.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from chatd_client import FOR_GOOD, ClientError, Unreachable
 
-from chatd_terminal.commands import duration_s, names
+from chatd_terminal.commands import duration_s, names, unquoted
 from chatd_terminal.markup import date
+from chatd_terminal.words import limit_words
 
 if TYPE_CHECKING:
     from chatd_client import Client
@@ -44,12 +45,15 @@ class Orders:
         match name:
             case "block" | "unblock":
                 user = names(arguments)[0]
+                if user == self._model.me:
+                    raise ValueError(f"that is you: nobody can {name} themselves")
                 self.change(lambda: client.block(user, name == "block"), f"{user} is {name}ed")
             case "signout":
                 self.change(lambda: client.sign_out(arguments[0]), f"{arguments[0]} is signed out")
             case "privacy":
                 self._privacy(arguments)
             case _:
+                self.needs_server()
                 self._errands.later({"blocked": self._blocked, "devices": self._devices, "limits": self._limits}[name])
 
     def in_group(self, conv: str, name: str, arguments: tuple[str, ...]) -> None:
@@ -68,11 +72,20 @@ class Orders:
                     raise ValueError("a role is owner, admin or member")
                 self.change(lambda: client.set_role(conv, user, cast("Role", role)))
             case "rename":
-                self.change(lambda: client.rename(conv, " ".join(arguments)))
+                self.change(lambda: client.rename(conv, unquoted(arguments[0])))
             case "leave":
-                self.change(lambda: client.leave(conv))
+                self._leave(conv)
             case "members":
+                self.needs_server()
                 self._errands.later(lambda: self._members(conv))
+
+    def _leave(self, conv: str) -> None:
+        self.needs_server()
+        name = self._model.conversations[conv].name()
+        self._screen.ask(
+            f"Leave {name[:40]!r}? Only its admins can let you in again.",
+            lambda: self.change(lambda: self._client.leave(conv)),
+        )
 
     def change(self, change: Callable[[], Awaitable[None]], done: str = "") -> None:
         """Ask for a change that nothing remembers: only while the server is there."""
@@ -146,6 +159,8 @@ class Orders:
             case _:
                 raise ValueError("/privacy presence on|off, or /privacy last_seen on|off")
 
+        self.needs_server()
+
         async def errand() -> None:
             now = await self._client.privacy(**asked)
             yes = {True: "see", False: "do not see"}
@@ -176,7 +191,7 @@ class Orders:
 
     async def _limits(self) -> None:
         found = await self._client.rate_limit()
-        rows = [f"{one.scope}: {one.remaining} of {one.limit}, all in {one.reset_ms / 1000:.0f} s" for one in found]
+        rows = [limit_words(one) for one in found]
         self._screen.show_answer("limits", "\n".join(rows) or "No limits.")
 
 

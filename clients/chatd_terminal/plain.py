@@ -4,7 +4,8 @@ Two tasks around the client library: one reads lines and does what they say, in 
 input is read no faster than messages are stored (MAX_WAITING), and facts are written no faster than somebody reads
 them; both wait in threads, for pipes and files alike. Ends at the end of the input, once everything is stored or
 TIMEOUT is over, or with ``follow`` when the server ends the session or the reader goes away. What was not stored by
-then is in the outbox, and goes out with the next start.
+then is in the outbox, and goes out with the next start; but what this run queued and could not send because it was not
+admitted is taken back, for whoever runs the script again gives it again.
 """
 
 from __future__ import annotations
@@ -81,14 +82,14 @@ class Plain:
         """Until the end; see the module's docstring."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_facts, nursery.cancel_scope)
-            await self._do_lines()
+            quits = await self._do_lines()
             with trio.move_on_after(self._timeout_s):
                 while self._lines:
                     await self._settled.wait()
             if self._lines:
                 self.status = Exit.NOT_STORED
                 await self._say(json_line({"t": "waiting", "messages": len(self._lines)}))
-            if not follow:
+            if quits or not follow:
                 nursery.cancel_scope.cancel()
         return self.status
 
@@ -106,9 +107,20 @@ class Plain:
                     self._lines.pop(fact.item.key, None)
                     self._settle()
         except SessionEnded as ended:
-            self.status = Exit.NOT_ADMITTED if ended.code == codes.BAD_TOKEN.code else Exit.ENDED
+            self.status = Exit.NOT_ADMITTED if _is_refusal(ended) else Exit.ENDED
+            if self.status is Exit.NOT_ADMITTED:
+                await self._take_back()
             await self._say(json_line({"t": "end", "code": ended.code, "reason": ended.reason}))
             all_of_it.cancel()
+
+    async def _take_back(self) -> None:
+        """What this run queued goes out of the outbox, unless it was sent; what earlier runs queued stays."""
+        for item in self._client.pending():
+            number = self._lines.get(item.key)
+            if number and self._client.withdraw(item):
+                await self._say(error_line(number, "not_admitted", "not sent, and not kept"))
+        if kept := len(self._client.pending()):
+            await self._say(json_line({"t": "waiting", "messages": kept}))
 
     def _settle(self) -> None:
         self._settled.set()
@@ -127,7 +139,8 @@ class Plain:
 
     # --- in -----------------------------------------------------------------------------------------
 
-    async def _do_lines(self) -> None:
+    async def _do_lines(self) -> bool:
+        """Until the end of the input (False), or ``/quit`` (True)."""
         number = 0
         async with aclosing(_lines_of_input()) as lines:
             async for line in lines:
@@ -136,14 +149,20 @@ class Plain:
                     await self._settled.wait()
                 if line is None:
                     await self._refuse(number, "too_large", f"a line of more than {MAX_LINE_BYTES} bytes")
-                elif line.strip() == "/quit":
-                    return
+                elif line.strip() == b"/quit":
+                    return True
                 elif line:  # an empty line is no message
                     await self._do_line(line, number)
+        return False
 
-    async def _do_line(self, line: str, number: int) -> None:
+    async def _do_line(self, line: bytes, number: int) -> None:
         try:
-            await self._do(read_line(line), number)
+            await self._do(read_line(line.decode()), number)
+        except UnicodeDecodeError:
+            await self._refuse(number, "bad_line", "this is not UTF-8")
+        except SessionEnded as ended:
+            await self._refuse(number, "not_admitted" if _is_refusal(ended) else "ended", str(ended))
+            await trio.sleep_forever()  # the other task says why, and ends this one
         except Refused as refused:
             await self._refuse(number, refused.code, refused.message)
         except MessageRejected as rejected:
@@ -240,18 +259,22 @@ class Plain:
         return target
 
 
-async def _lines_of_input() -> AsyncGenerator[str | None, None]:
-    """Lines of standard input; None for one that is too long. Bytes that are no UTF-8 become marks."""
+def _is_refusal(ended: SessionEnded) -> bool:
+    return ended.code == codes.BAD_TOKEN.code
+
+
+async def _lines_of_input() -> AsyncGenerator[bytes | None, None]:
+    """Lines of standard input; None for one that is too long."""
     rest, skipping = b"", False
     while data := await trio.to_thread.run_sync(os.read, 0, READ_BYTES, abandon_on_cancel=True):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            yield None if skipping or len(line) > MAX_LINE_BYTES else line.decode(errors="replace").removesuffix("\r")
+            yield None if skipping or len(line) > MAX_LINE_BYTES else line.removesuffix(b"\r")
             skipping = False
         if len(rest) > MAX_LINE_BYTES:
             rest, skipping = b"", True
     if rest or skipping:
-        yield None if skipping else rest.decode(errors="replace")
+        yield None if skipping else rest
 
 
 async def chat_plainly(

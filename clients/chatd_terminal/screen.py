@@ -12,11 +12,23 @@ from chatd_terminal.completion import Cycle, wanted
 from chatd_terminal.headings import is_silent, status_text, title_text
 from chatd_terminal.help_text import FIRST_STEPS, HELP
 from chatd_terminal.input_line import SAY, InputLine
+from chatd_terminal.keys import (
+    EMPTIED,
+    NOTE_S,
+    ON_MESSAGE,
+    READ_S,
+    SCROLLING,
+    SELECTING,
+    UNSENT,
+    Question,
+    behind_escape,
+)
 from chatd_terminal.markup import Style
 from chatd_terminal.message_pane import MessagePane
 from chatd_terminal.paste import Paste
 from chatd_terminal.plain_text import plain
 from chatd_terminal.side_panes import ListPane, PickPane
+from chatd_terminal.words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -33,9 +45,6 @@ INPUT_SHARE = 3
 """The input and the notice each take at most one in so many rows: a long line must not push the messages away."""
 NEWEST = 300
 """Events drawn while nothing is scrolled: more than any screen shows."""
-SELECTING = "r reply  e edit  d delete  + react  t thread  p pin  o original  1-6 👍🎉😂😮😢🙏  Esc"
-ON_MESSAGE = {*"redtpo+123456", "enter"}
-SCROLLING = {"page up", "page down"}
 
 
 class Chat(urwid.Frame[Any, Any, Any]):
@@ -58,11 +67,12 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._main: urwid.WidgetPlaceholder[Any] = urwid.WidgetPlaceholder(self.pane)
         self._page: tuple[str, str] | None = None
         self._pick_title = ""
-        self._asking: Callable[[], None] | None = None
+        self._question: Question | None = None
         self._paste = Paste()
         self._drawn: tuple[object, ...] | None = None
         self._narrow: bool | None = None
         self._now = 0.0
+        self._noted = ("", 0.0)
         self._input_box = urwid.ListBox(urwid.SimpleFocusListWalker([self.input]))
         self._rows: urwid.Pile = urwid.Pile([self._status_map, (1, self._input_box)], focus_item=1)
         header = urwid.AttrMap(self._title, "status")
@@ -74,12 +84,22 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Bring the widgets up to the model. ``now``: Trio's clock, for the next try."""
         self._take_pasted()  # also where the end of a paste was lost
         self._draw_pane()
+        self._let_go(now, NOTE_S)
+        self._hint()
         self._list.show(self._model, self.style, self.input.has_draft)
         self._now, self.input.clusters = now, self.style.clusters
         self._draw_status()
         offline = self._model.connection.state == "offline" or is_silent(self._model)
         tints: dict[Hashable, Hashable] = {None: "offline" if offline else "status"}
         self._status_map.set_attr_map(tints)
+
+    def _let_go(self, now: float, after_s: float) -> None:
+        """A notice that has stood there so long goes; a question, a choice and a hint stay."""
+        if self._noted[0] != self.notice:
+            self._noted = self.notice, now
+        stays = self._question is not None or self.cycle is not None or self.notice in {SELECTING, UNSENT}
+        if not stays and now - self._noted[1] >= after_s:
+            self.notice = ""
 
     def _draw_status(self) -> None:
         self._status.set_text(status_text(self._model, self.style, self._now, alone=bool(self._narrow)))
@@ -109,8 +129,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self._title.set_text(f" {title}")
 
     def note(self, text: str) -> None:
-        """Say something above the input until the next thing is entered."""
-        self.notice = plain(text)
+        """Say something above the input, for NOTE_S, or until a key is pressed after there was time to read it."""
+        self.notice, self._noted = plain(readable(text)), ("", 0.0)
 
     def page(self, title: str, text: str) -> None:
         """Show a text of any length in place of the messages, until Esc, Enter or another conversation."""
@@ -160,9 +180,11 @@ class Chat(urwid.Frame[Any, Any, Any]):
         hidden = self._page is not None or bool(self._pick_title) or self._model.thread is not None
         return self.pane.following and not hidden and chat is not None and chat.anchor is None
 
-    def ask(self, question: str, yes: Callable[[], None]) -> None:
-        """Ask before something that cannot be undone; any key but ``y`` is no."""
-        self._asking = yes
+    def ask(self, question: str, yes: Callable[[], None], no: Callable[[], None] | None = None) -> None:
+        """Ask before something that cannot be undone. What was typed before the question was seen is no answer, and no
+        message.
+        """
+        self._question = Question(yes, no)
         self.note(f"{question} y/N")
 
     def begin(self, compose: Compose, text: str = "") -> None:
@@ -185,6 +207,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             columns = urwid.Columns([(LIST_WIDTH, self._list), (1, urwid.SolidFill("│")), self._main])
             self.body = self._main if narrow else columns
         self._fit(*size)
+        if self._question is not None:
+            self._question.seen = True
         return super().render(size, focus)
 
     def _fit(self, columns: int, rows: int) -> None:
@@ -211,7 +235,7 @@ class Chat(urwid.Frame[Any, Any, Any]):
         return handled
 
     def keypress(self, size: Any, key: str) -> str | None:
-        """What is pasted is text; a question takes one key; then lists, a chosen message, and the input."""
+        """What is pasted is text; a question takes its answer; then lists, a chosen message, and the input."""
         if key in {"focus in", "focus out"}:
             self._actions.stirred(focused=key == "focus in")
             return None
@@ -219,16 +243,16 @@ class Chat(urwid.Frame[Any, Any, Any]):
         if self._paste.takes(key):
             return None
         self._take_pasted()
-        if self._asking is not None:
-            yes, self._asking, self.notice = self._asking, None, ""
-            if key in {"y", "Y"}:
-                yes()
+        if self._question is not None:
+            self._answer(self._question.answered(key))
             return None
         if key != "tab":
             self.cycle = None
-        if len(key) == len("meta x") and key.startswith("meta ") and self._is_elsewhere():
-            self._escape()  # on a slow line Esc and the next key come in one piece, and look like Alt
-            key = key[-1]
+        self._let_go(self._now, READ_S)
+        behind = behind_escape(key, composing=self.input.compose is not SAY, elsewhere=self._is_elsewhere())
+        if behind is not None:
+            self._escape()
+            key = behind
         typed = self.input.edit_text
         handled = self._special(key) or (self.pane.selected is not None and self._on_chosen(key))
         left = None if handled or self._plain_key(key) else super().keypress(size, key)
@@ -240,6 +264,11 @@ class Chat(urwid.Frame[Any, Any, Any]):
         """Whether there is something that Esc leads back from, besides what is being composed."""
         page = self._page is not None or bool(self._pick_title)
         return page or self.pane.selected is not None or self._model.thread is not None
+
+    def _answer(self, deed: Callable[[], None] | None) -> None:
+        if deed is not None:
+            self._question, self.notice = None, ""
+            self._actions.confirmed(deed)
 
     def _take_pasted(self) -> None:
         """Pasted lines stay together: none is sent by the newline at its end."""
@@ -285,6 +314,8 @@ class Chat(urwid.Frame[Any, Any, Any]):
             case "up" if untouched and self.input.compose.kind in {"say", "edit"}:
                 self._actions.edit_earlier(self.input.compose.seq or None)
             case "down" if untouched and self.input.compose.kind == "edit":
+                self._actions.edit_later(self.input.compose.seq)
+            case "ctrl u" if self.input.compose.kind == "edit":
                 self.input.begin(SAY, "")
             case _:
                 return False
@@ -310,9 +341,10 @@ class Chat(urwid.Frame[Any, Any, Any]):
         self._hint()
 
     def _hint(self) -> None:
-        if self.pane.selected is not None and not self.notice:
-            self.notice = SELECTING
-        elif self.pane.selected is None and self.notice == SELECTING:
+        selected = self.pane.selected
+        if selected is not None and self.notice in {"", SELECTING, UNSENT}:
+            self.notice = SELECTING if selected[0] else UNSENT
+        elif selected is None and self.notice in {SELECTING, UNSENT}:
             self.notice = ""
 
     def _escape(self) -> None:
@@ -351,6 +383,9 @@ class Chat(urwid.Frame[Any, Any, Any]):
             self.picks.choose()
             return
         self.notice = ""
+        if not text and compose.kind == "edit":
+            self.note(EMPTIED)
+            return
         if not text:
             self.close()
             self._actions.hurry()

@@ -104,6 +104,20 @@ class Model:
             case Live():
                 self._connected(ConnectionChanged("live"))
 
+    def remember(self, names: Iterable[tuple[str, str, str, str]]) -> None:
+        """What conversations were called in an earlier run, latest first."""
+        for place, (conv, kind, title, user) in enumerate(names):
+            chat = self._chat(conv)
+            chat.kind, chat.title, chat.remembered = kind, title, True
+            chat.members = tuple(dict.fromkeys((self.me, user))) if kind == "dm" else ()
+            chat.at = -place
+
+    def forget_unlisted(self) -> None:
+        """The list is complete: what is only remembered is not there any more."""
+        for chat in list(self.conversations.values()):
+            if chat.remembered and not (chat.waiting or chat.refused or chat.conv == self.open):
+                del self.conversations[chat.conv]
+
     def listed(self, items: Iterable[ConversationItem]) -> None:
         """A page of the list."""
         for item in items:
@@ -150,6 +164,13 @@ class Model:
         chat.waiting[item.key] = item
         chat.at = max(chat.at, item.at if item.fields["t"] == "send" else 0)
         chat.version += 1
+
+    def forget(self, item: Queued) -> None:
+        """It was taken back before it was sent, or is given up after it was refused."""
+        self._settled(item)
+        for chat in self.conversations.values():
+            if chat.refused.pop(item.key, None) is not None:
+                chat.version += 1
 
     def reconcile(self, waiting: Iterable[Queued], stored: int) -> None:
         """What still waits; what else seems to do so was stored while this screen could not follow.

@@ -29,8 +29,10 @@ DELETED_TYPE = "deleted"
 NAME_PATTERN = r"[a-z0-9_.-]{1,32}"
 """What names a user, and wherever else this alphabet is meant: a type of message, a tier."""
 
-SHOWN_PATTERN = r"^(?=[\s\S]*\S)[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*\Z"
-"""What people are shown as it is: no control characters, none that turn the direction of what follows, not white space alone."""
+_UNSEEN = r"\s\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff"
+SHOWN_PATTERN = rf"^(?=[\s\S]*[^{_UNSEEN}])[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*\Z"
+"""What people are shown as it is: no control characters, none that turn the direction of what follows, and not only what
+leaves no mark."""
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]

@@ -183,3 +183,24 @@ async def test_a_bus_without_a_server_waits_for_one(tmp_path: Path) -> None:
         await heard(node, node, b"room", b"1")
         assert node.lost == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_a_silent_server_holds_nobody_up(bed: RedisBed) -> None:
+    """While the server is stopped ``subscribe`` gives up waiting, before the link is taken for dead; what was published
+    before the server confirmed after all is said to be lost, and what comes then is heard."""
+    speaker, reader = await opened(bed), await opened(bed)
+    assert isinstance(reader.bus, RedisBus)
+    lost = reader.lost
+    pid = bed.server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with trio.fail_after(30):
+            await reader.bus.subscribe([b"c%d" % n for n in range(1500)])
+        assert reader.bus.up
+        assert reader.lost == lost
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: reader.lost > lost)
+    assert reader.bus.reconnects == 0
+    await heard(speaker, reader, b"c1499", b"now")

@@ -61,7 +61,7 @@ def answer(server: Server, message: Any) -> Ok | Error:  # noqa: C901 - a table
         case Privacy():
             keys["privacy"] = {"presence": message.presence is not False, "last_seen": message.last_seen is not False}
         case RateLimit():
-            keys["limits"] = [{"scope": "send", "limit": 60, "remaining": 59, "reset_ms": 1000}]
+            keys["limits"] = [{"scope": "messages", "limit": 60, "remaining": 59, "reset_ms": 1000}]
     return Ok(id=message.id, **keys)
 
 

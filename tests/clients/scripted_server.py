@@ -186,6 +186,8 @@ class Server:
 
     def account(self, path: str, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
         name, password = asked["name"], asked["password"]
+        if not path.startswith("/v1/"):
+            return 404, {"error": {"code": "not_found", "message": "no such page"}}
         if path == "/v1/accounts":
             if name in self.passwords:
                 return 409, {"error": {"code": "name_taken", "message": "taken"}}

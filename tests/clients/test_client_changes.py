@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from chatd_client import (
     FOR_GOOD,
-    Client,
     ConversationLog,
     Device,
     Disconnected,
@@ -19,7 +16,6 @@ from chatd_client import (
     SendRefused,
     Stored,
     Visibility,
-    open_client,
 )
 from chatd_protocol.messages import (
     Delete,
@@ -42,33 +38,10 @@ from chatd_protocol.messages import (
 )
 from msgspec import UNSET
 
+from tests.clients.connected import connected, take
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-
-class Quick(random.Random):
-    """Chance that always says: at once."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return a
-
-
-@asynccontextmanager
-async def connected(server: Any, **more: Any) -> AsyncIterator[Client]:
-    with trio.fail_after(20):
-        async with open_client(server.url, token="t", device="laptop", rng=Quick(), **more) as client:
-            yield client
-
-
-async def take(client: Client, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Facts up to and including the first that is wanted."""
-    facts: list[Any] = []
-    async for fact in client.events():
-        facts.append(fact)
-        if wanted(fact):
-            break
-    return facts
 
 
 async def test_changes_share_the_numbers_of_messages(server: Any) -> None:
@@ -156,7 +129,7 @@ async def test_questions_have_typed_answers(server: Any) -> None:
         assert (await client.find("bo")).users == ("bob", "bobby")
         assert await client.devices() == (Device("phone", 1_700_000_000_000, True, "app"),)
         assert await client.privacy(presence=False) == Visibility(presence=False, last_seen=True)
-        assert await client.rate_limit() == (Limit("send", 60, 59, 1000),)
+        assert await client.rate_limit() == (Limit("messages", 60, 59, 1000),)
         await client.mute("g")
         await client.mute("g", 0)
         await client.sign_out("phone")

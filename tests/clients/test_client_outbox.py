@@ -29,6 +29,7 @@ class OutboxAgainstServer(RuleBasedStateMachine):
         self.records: list[dict[str, Any]] = []
         self.stored: list[str] = []
         self.typed: list[str] = []
+        self.keys = 0
         self.refusing: set[str] = set()
         self.wire: deque[tuple[int, str]] = deque()
         self.answers: deque[tuple[str, int, int]] = deque()
@@ -40,7 +41,8 @@ class OutboxAgainstServer(RuleBasedStateMachine):
             self.type_one(refused)
 
     def type_one(self, refused: bool) -> None:
-        key = f"m{len(self.typed)}"
+        self.keys += 1
+        key = f"m{self.keys}"
         self.typed.append(key)
         if refused:
             self.refusing.add(key)
@@ -67,6 +69,18 @@ class OutboxAgainstServer(RuleBasedStateMachine):
         self.outbox = Outbox.replay(self.records)
         assert self.outbox.snapshot() == before.snapshot()
         self.records = self.outbox.snapshot()
+
+    @rule(chosen=st.integers(0, 5))
+    def take_back(self, chosen: int) -> None:
+        """What is taken back is not stored, and never will be."""
+        items = self.outbox.items()
+        if chosen < len(items):
+            key = items[chosen].key
+            records = self.outbox.withdraw(key)
+            if records is not None:
+                self.records += records
+                assert key not in self.stored and key not in {sent for _, sent in self.wire}
+                self.typed.remove(key)
 
     @rule(window=st.integers(1, 5))
     def write(self, window: int) -> None:
@@ -167,6 +181,26 @@ def test_a_reused_number_is_never_given_again() -> None:
     outbox.refused(1, taken=True)
     outbox.put_off(2)
     assert [(item.cseq, item.key) for item in outbox.next_batch(64)[0]] == [(2, "b")]
+
+
+def test_only_what_is_certain_not_to_be_stored_is_taken_back() -> None:
+    """Not while it is on the wire, nor after its connection was lost; again when the server's word is there."""
+    outbox = Outbox()
+    outbox.welcome("alice", 0)
+    for key in ("sent", "behind"):
+        outbox.queue(key, {}, 0, 1)
+    outbox.next_batch(1)
+    assert outbox.withdraw("sent") is None
+    assert outbox.withdraw("behind") is not None
+    assert outbox.withdraw("behind") is None
+    outbox.disconnected()
+    again = Outbox.replay(outbox.snapshot())
+    for state in (outbox, again):
+        assert state.withdraw("sent") is None
+    again.welcome("alice", 1)
+    assert again.withdraw("sent") is None
+    outbox.welcome("alice", 0)
+    assert outbox.withdraw("sent") is not None
 
 
 def test_the_outbox_is_bounded() -> None:

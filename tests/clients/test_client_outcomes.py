@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from chatd_client import Client, Hole, OutboxFull, SendRefused, Stored, open_client
+from chatd_client import Hole, OutboxFull, SendRefused, Stored
 from chatd_client.stream import MAX_FACTS
 from chatd_protocol.messages import Ack, Error, Event, Live, Send
 
+from tests.clients.connected import connected, take
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-
-class Quick(random.Random):
-    """Chance that always says: at once."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return a
-
-
-@asynccontextmanager
-async def connected(server: Any, **more: Any) -> AsyncIterator[Client]:
-    with trio.fail_after(20):
-        async with open_client(server.url, token="t", device="laptop", rng=Quick(), **more) as client:
-            yield client
-
-
-async def take(client: Client, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Facts up to and including the first that is wanted."""
-    facts: list[Any] = []
-    async for fact in client.events():
-        facts.append(fact)
-        if wanted(fact):
-            break
-    return facts
 
 
 async def flood(server: Any, events: int) -> None:

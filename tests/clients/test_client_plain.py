@@ -177,6 +177,60 @@ async def test_who_is_not_admitted_learns_it(server: Any, tmp_path: Path, passwo
         assert await script.ends() == status
 
 
+async def test_who_is_not_admitted_may_try_again(server: Any, tmp_path: Path) -> None:
+    """What a run queued without being admitted is taken back with a word for each line; what an earlier one queued stays."""
+    server.swallow = lambda message: isinstance(message, Send)
+    async with plain(server, tmp_path, to="g", timeout_s=0.5) as script:
+        await script.write("earlier\n")
+        await script.end_input()
+        assert await script.ends() == 6
+    server.swallow = lambda message: False
+    for _ in range(2):
+        async with plain(server, tmp_path, "wrong", to="g") as script:
+            await script.write("once\n")
+            assert await script.ends() == 3
+        told = [(line["code"], line["line"]) for line in script.lines if line["t"] == "error"]
+        assert told == [("not_admitted", 1)]
+        assert {"t": "waiting", "messages": 1} in script.lines
+    async with plain(server, tmp_path, to="g") as script:
+        await script.write("once\n")
+        await script.end_input()
+        assert await script.ends() == 0
+    assert server.bodies("g") == ["earlier", "once"]
+
+
+@pytest.mark.parametrize(("closed", "name"), [(0, "input"), (1, "output")])
+async def test_a_closed_standard_stream_is_told_before_anything_is_queued(
+    server: Any, tmp_path: Path, closed: int, name: str
+) -> None:
+    """Or the next file that is opened would be read, or written to, in its place."""
+    redirection = "<&-" if closed == 0 else ">&-"
+    program = [sys.executable, "-c", PROGRAM, server.url, str(tmp_path / "state"), '{"to": "g"}']
+    with trio.fail_after(20):
+        ended = await trio.run_process(
+            ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *program],
+            stdin=b"queued?\n",
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CHATD_PASSWORD": "secret"},
+        )
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert ended.stderr == f"chatd chat: standard {name} is closed\n".encode()
+    assert not (tmp_path / "state").exists()
+
+
+async def test_what_is_no_text_and_what_is_nothing(server: Any, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are refused and not mangled, an empty line is ignored; /quit ends a listener, too."""
+    async with plain(server, tmp_path, to="g", follow=True) as script:
+        assert script.process.stdin is not None
+        await script.process.stdin.send_all(b"caf\xe9\n\ngood\n/quit\n")
+        assert await script.ends() == 5
+    outcomes = {line["line"]: line.get("code", line["t"]) for line in script.lines if "line" in line}
+    assert outcomes == {1: "bad_line", 3: "ack"}
+    assert server.bodies("g") == ["good"]
+
+
 async def test_the_password_comes_from_a_file(server: Any, tmp_path: Path) -> None:
     """Its first line; the file wins over the environment."""
     (tmp_path / "password").write_text("secret\nnot this\n")

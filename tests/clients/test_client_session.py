@@ -7,13 +7,11 @@ import os
 import random
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from chatd_client import (
-    Client,
     ConnectionChanged,
     Disconnected,
     Encoding,
@@ -25,7 +23,6 @@ from chatd_client import (
     StateInUse,
     Stored,
     Unreachable,
-    open_client,
     register,
     sign_in,
 )
@@ -43,16 +40,10 @@ from chatd_protocol.messages import (
     Send,
 )
 
+from tests.clients.connected import connected, take
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-
-class Quick(random.Random):
-    """Chance that always says: at once."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return a
 
 
 class Late(random.Random):
@@ -60,24 +51,6 @@ class Late(random.Random):
 
     def uniform(self, a: float, b: float) -> float:
         return 3600.0
-
-
-@asynccontextmanager
-async def connected(server: Any, **more: Any) -> AsyncIterator[Client]:
-    given = {"token": "t", "device": "laptop", "rng": Quick(), **more}
-    with trio.fail_after(20):
-        async with open_client(server.url, **given) as client:
-            yield client
-
-
-async def take(client: Client, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Facts up to and including the first that is wanted."""
-    facts: list[Any] = []
-    async for fact in client.events():
-        facts.append(fact)
-        if wanted(fact):
-            break
-    return facts
 
 
 async def test_a_message_is_stored_and_its_ack_returned(server: Any) -> None:
@@ -491,3 +464,19 @@ async def test_sign_in_and_register(server: Any) -> None:
         await sign_in("ftp://nowhere", "a", "b")
     with pytest.raises(Unreachable):
         await sign_in("http://127.0.0.1:1", "a", "b")
+    with pytest.raises(Unreachable, match="no chatd at this path"):
+        await sign_in(f"{server.url}/elsewhere", "alice", "secret")
+
+
+async def test_tls_to_a_port_without_it_has_a_reason(nursery: trio.Nursery) -> None:
+    """What answers in the clear is guessed at, and never nothing."""
+
+    async def in_the_clear(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, in_the_clear, listeners)
+    port = listeners[0].socket.getsockname()[1]
+    with pytest.raises(Unreachable, match="no TLS there"):
+        await sign_in(f"https://127.0.0.1:{port}", "a", "b")

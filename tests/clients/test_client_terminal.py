@@ -9,7 +9,7 @@ import trio
 from chatd_protocol import codes
 from chatd_protocol.messages import Conversations, Read, Send
 
-from tests.clients.real_screen import END, PAGE_DOWN, PAGE_UP, terminal
+from tests.clients.real_screen import END, PAGE_DOWN, PAGE_UP, PROGRAM, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,7 +182,7 @@ async def test_a_new_account_is_offered(server: Any, tmp_path: Path) -> None:
     async with terminal(server, tmp_path, password=None) as screen:
         await screen.prompts("Password of alice")
         screen.type("fresh\r")
-        await screen.prompts("create the account alice? [y/N]")
+        await screen.prompts("Create a new account alice? [y/N]")
         screen.type("y\r")
         await screen.prompts("once more: ")
         assert server.passwords == {}
@@ -197,11 +197,24 @@ async def test_a_new_account_is_offered(server: Any, tmp_path: Path) -> None:
     assert (tmp_path / "device").stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_name_that_no_account_can_have(server: Any, tmp_path: Path) -> None:
+    """Is told before any password is asked for."""
+    async with terminal(server, tmp_path, password=None, program=PROGRAM.replace('"alice"', '"Alice!"')) as screen:
+        await screen.prompts("'Alice!' is no name: 1 to 32")
+        assert await screen.ends() == 1
+    assert b"Password" not in screen.raw
+
+
 async def test_an_answer_of_no_makes_nothing(server: Any, tmp_path: Path) -> None:
-    """Without a yes no account is made, and the program ends with status 1."""
+    """Without a yes no account is made, and the program ends with status 1; nor with one, where the name is taken."""
     async with terminal(server, tmp_path, password="wrong") as screen:
         await screen.prompts("[y/N]")
         screen.type("\r")
+        assert await screen.ends() == 1
+    async with terminal(server, tmp_path, password="wrong") as screen:
+        await screen.prompts("[y/N]")
+        screen.type("y\r")
+        await screen.prompts("alice exists: the password was wrong")
         assert await screen.ends() == 1
     assert server.passwords == {"alice": "secret"}
 

@@ -89,6 +89,8 @@ async def test_edit_with_the_up_key(server: Any, tmp_path: Path) -> None:
         screen.type(UP)
         await screen.shows("edit> first try")
         screen.type(DOWN)
+        await screen.shows("edit> second try")
+        screen.type(DOWN)
         await screen.hides("edit>")
         screen.type(UP)
         await screen.shows("edit> second try")
@@ -131,7 +133,9 @@ async def test_a_chosen_message_is_answered_deleted_and_reacted_to(server: Any, 
         await screen.shows("Delete your message 'mine to delete'", "y/N")
         screen.type("n")
         await screen.hides("y/N")
-        screen.type("dy")
+        screen.type("d")
+        await screen.shows("y/N")
+        screen.type("y")
         await screen.shows("alice: (deleted)")
         assert [one.seq for one in sent(server, Delete)] == [2]
         await leave(screen)
@@ -343,9 +347,41 @@ async def test_a_refused_message_is_taken_back_and_mended(server: Any, tmp_path:
         await screen.hides("✗")
         screen.type("\x15good\r")
         await screen.shows("good ✓")
-        screen.type(UP + UP + "\x15worse\r")
+        screen.type(UP + UP + "\x01\x0bworse\r")
         await screen.shows("not done: 24 hours are over (too_late)", "alice: hello ✓")
         await leave(screen)
+
+
+async def test_a_waiting_message_is_taken_back(server: Any, tmp_path: Path) -> None:
+    """What was not sent yet can be mended and forgotten; what was sent cannot, and says so."""
+    server.append("dm-bob", "bob", "hello")
+    async with terminal(server, tmp_path) as screen:
+        await screen.shows("bob: hello", "live")
+        server.swallow = lambda message: True
+        screen.type("sent\r")
+        await screen.shows("sent …")
+        await server.until(lambda: sent(server, Send))
+        screen.type(CTRL_UP + "d")
+        await screen.shows("it was sent already", "sent …")
+        screen.type(ESC)
+        await screen.hides("it was sent")
+        await server.cut()
+        await screen.shows("offline, next try")
+        screen.type("forget this\rmend that\r")
+        await screen.shows("forget this …", "mend that …")
+        screen.type(CTRL_UP + UP)
+        await screen.shows("e take it back")
+        screen.type("d")
+        await screen.hides("forget this", "e take it back")
+        screen.type(CTRL_UP + "e")
+        await screen.shows("> mend that")
+        await screen.hides("mend that …")
+        screen.type("\x15mended\r")
+        server.swallow = lambda message: False
+        await server.cut()
+        await screen.shows("sent ✓", "mended ✓")
+        await leave(screen)
+    assert server.bodies("dm-bob") == ["hello", "sent", "mended"]
 
 
 async def test_a_bad_line_freezes_nothing(server: Any, tmp_path: Path) -> None:
@@ -361,7 +397,7 @@ async def test_a_bad_line_freezes_nothing(server: Any, tmp_path: Path) -> None:
         screen.type("while deaf\r")
         await screen.shows("while deaf …", "1 queued")
         screen.type("/search something\r/devices\r")
-        screen.type(CTRL_UP + UP + UP + "e\x15new text\r")
+        screen.type(CTRL_UP + UP + UP + "e\x01\x0bnew text\r")
         await screen.shows("alice: new text …", "2 queued")
         screen.type("\x0e")
         await screen.shows("▸carol")

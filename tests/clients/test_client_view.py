@@ -7,6 +7,8 @@ import random
 from chatd_client import ConnectionChanged, ConversationItem, Hole, Member, Page, SendRefused, Stored
 from chatd_client.outbox import Queued
 from chatd_protocol.messages import Ack, Event, Presence, Receipt, TypingNotice
+from chatd_terminal.headings import title_text
+from chatd_terminal.markup import Style
 from chatd_terminal.view_model import Model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +186,32 @@ def test_changes_that_wait_are_shown_and_settle() -> None:
     assert lines(model) == [("(deleted)", "queued")]
     model.apply(Stored(delete, Ack(cseq=3, conv="g", seq=3, at=9)))
     assert lines(model) == [("(deleted)", "stored")]
+
+
+def test_marks_stay_as_they_are_while_a_change_waits() -> None:
+    """A waiting reaction says so itself; a waiting edit waits, and claims no reader of what nobody has yet."""
+    model = Model("alice")
+    model.listed([ConversationItem("g", "dm", "", ("alice", "bob"), 0, None, 0, 0, 0)])
+    model.apply(message(1, "alice"))
+    model.apply(Receipt(conv="g", user="bob", delivered=1, read=1))
+    model.queued(waiting("r", t="react", seq=1, emoji="x"))
+    (line,) = model.conversations["g"].lines()
+    assert (line.state, line.reactions) == ("read", ("+x…",))
+    model.queued(waiting("e", t="edit", seq=1, body="second"))
+    (line,) = model.conversations["g"].lines()
+    assert (line.state, line.seen) == ("queued", ())
+
+
+def test_who_has_left_is_not_counted_among_those_who_are_there() -> None:
+    """The title counts members, and oneself only while one is one of them."""
+    model = Model("alice")
+    model.apply(ConnectionChanged("live"))
+    model.listed([ConversationItem("g", "group", "G", ("alice", "bob"), 0, None, 0, 0, 0)])
+    model.apply(Presence(user="bob", status="online"))
+    chat = model.conversations["g"]
+    assert "(2 members, 2 online)" in title_text(model, chat, Style())
+    model.apply(message(1, "alice", kind="left", user="alice"))
+    assert "(1 members, 1 online)" in title_text(model, chat, Style())
 
 
 def test_marks_of_the_others_are_shown() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -226,6 +228,20 @@ async def test_unread_is_the_same_everywhere(cluster: Cluster) -> None:
     again = await Peer.open(cluster, 0, "xia", "second")
     counts = [(await peer.ask("conversations"))["items"][0]["unread"] for peer in (xia, again)]
     assert counts == [1, 1]
+
+
+async def test_unread_shows_a_mark_that_is_on_its_way_to_the_store(tmp_path: Path) -> None:
+    """I10, where the flush of the marks falls anywhere between ``read`` and ``conversations``: here every millisecond."""
+    cluster = Cluster(tmp_path, 1, "[delivery]\nmarks_ms = 1\n")
+    try:
+        writer, reader = await Peer.open(cluster, 0, "wyn"), await Peer.open(cluster, 0, "xan")
+        for word in range(1, 101):
+            conv = (await writer.say("@xan", str(word)))["conv"]
+        for seq in range(1, 101):
+            await reader.send({"t": "read", "conv": conv, "seq": seq})
+            assert (await reader.ask("conversations"))["items"][0]["unread"] == 100 - seq
+    finally:
+        cluster.stop()
 
 
 async def test_history_pages_both_ways(cluster: Cluster) -> None:

@@ -105,6 +105,22 @@ async def test_the_first_message_meets_the_shared_limit(server: EmbeddedValkey, 
         assert passed + spend(await entered(other), 1000) <= 105
 
 
+async def test_who_pauses_after_a_burst_has_what_was_gained(
+    server: EmbeddedValkey, noded: Noded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst empties the bucket, and the lease with it. What the bucket gains while the user is idle comes here by itself:
+    the next burst is not refused for want of an answer."""
+    monkeypatch.setattr("chatd.limits.limiter.RENEW_SECONDS", 1000.0)
+    async with noded(server.url, Limits(messages_per_second=50, messages_burst=100)) as limiter:
+        limits = await entered(limiter)
+        while spend(limits, 1):
+            await trio.sleep(0.001)  # the limiter's turn: it fetches the rest
+        spent = limiter.reports
+        await until(lambda: limits.messages.balance >= 30)
+        assert limiter.reports <= spent + 6
+        assert spend(limits, 30) == 30
+
+
 async def test_what_a_session_leaves_goes_back(server: EmbeddedValkey, noded: Noded) -> None:
     """With the user's last session on a node its unspent part is the other node's; with one that stays it is not."""
     async with noded(server.url, SLOW) as one, noded(server.url, SLOW) as other:

@@ -313,7 +313,10 @@ def test_a_body_may_hold_the_seal():
         assert decode_client(Encoding.CBOR, encode(Encoding.CBOR, message)) == message
 
 
-@pytest.mark.parametrize("fault", ["\0", "a\nb", " \u3000", "\x7f", "\x85", "\u202eevil", "a\u2066", "\x1b[2J", "\t"])
+@pytest.mark.parametrize(
+    "fault",
+    ["\0", "a\nb", " \u3000", "\u200b", "\u2060 \ufeff", "\u00ad\u200d", "\x7f", "\x85", "\u202eevil", "a\u2066", "\x1b[2J"],
+)
 @pytest.mark.parametrize(
     ("field", "message"),
     [

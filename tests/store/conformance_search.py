@@ -196,6 +196,32 @@ class SearchConformance:
             assert await found(store, b, "ant", ranked=True) == [said[0], said[3], said[1]]
             assert await found(store, b, "ant") == [said[3], said[1], said[0]]
 
+    @pytest.mark.parametrize("ranked", [False, True])
+    @pytest.mark.parametrize("gone", ["shown", "to come", "neither"])
+    async def test_pages_of_what_changes_meanwhile(self, engine: Engine, ranked: bool, gone: str) -> None:
+        """Between two pages messages are deleted, and others written, which changes how often a word is said and how long
+        messages are: nothing that is left is skipped, and nothing comes twice."""
+        async with engine() as store:
+            a, _ = await people(store, "a", "b")
+            conv = await group(store, a, "b")
+            lengths = [(n % 4, n % 3) for n in range(1, 31)]
+            await do(store, *[message(a, n, conv, "ant " * (1 + x) + "bee " * y) for n, (x, y) in enumerate(lengths, 1)])
+            await indexed(store)
+            search = wanted("ant", ranked=ranked)
+            (expected,) = await pages(store, a, search, 200)
+            shown: list[int] = []
+            cursor, cseq = None, 31
+            while not shown or cursor is not None:
+                events, cursor = await store.search(a.user_no, search, cursor=cursor, limit=7, max_bytes=BIG) or ([], None)
+                shown += [event.seq for event in events]
+                away = {"shown": shown[-3:], "to come": expected[len(shown) :][-3:], "neither": []}[gone]
+                expected = [seq for seq in expected if seq in shown or seq not in away]
+                await do(store, *[delete(a, cseq + n, conv, seq) for n, seq in enumerate(away)])
+                await do(store, *[message(a, cseq + 3 + n, conv, "ant " * 9 + "cow " * 200) for n in range(3)])
+                cseq += 6
+                await indexed(store)
+            assert shown == expected
+
     async def test_ranked_looks_at_a_bounded_number(self, engine: Engine) -> None:
         """I9: the best of the newest RANKED; of what lies before them nothing, and its pages have an end."""
         async with engine() as store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import apsw
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from chatd.adapters.sqlite import search, search_index
 from chatd.adapters.sqlite.reads import MAY_SEE
-from chatd.adapters.sqlite.store import open_store
+from chatd.adapters.sqlite.store import SEARCHERS, open_store
 from chatd.conversations.operations import AddMembers, Author, CreateGroup
 from chatd.store import query
 from chatd.store.port import SearchTerms, Store, Unavailable
@@ -420,3 +422,45 @@ async def test_only_a_damaged_index_is_said_to_be_damaged(path: Path, engine: An
         else:
             with pytest.raises(apsw.CorruptError):
                 await store.search(b.user_no, wanted("word"), cursor=None, limit=200, max_bytes=BIG)
+
+
+@pytest.mark.parametrize("what", ["search", "find"])
+async def test_one_users_searches_hold_up_nobody_elses(engine: Any, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """I9: one of them is with the store, though it does not end, and the others, from wherever they are asked, wait for it;
+    also when some of those who wait go away. Nothing stays of it."""
+    ask, begun, one_began, go_on = getattr(search, what), list[int](), trio.Event(), threading.Event()
+
+    async with engine() as store, trio.open_nursery() as sessions:
+        a, b = await people(store, "a", "b")
+        await do(store, message(a, 1, "@b", "word"))
+        await indexed(store)
+
+        def stuck(connection: Any, user_no: int, *values: Any) -> Any:
+            begun.append(user_no)
+            if user_no == a.user_no:
+                trio.from_thread.run_sync(one_began.set)
+                go_on.wait()
+            return ask(connection, user_no, *values)
+
+        async def once(who: Author) -> None:
+            if what == "search":
+                assert await found(store, who, "word") == ["word"]
+            else:
+                assert (await store.find(who.user_no, "a", conv=None, limit=9)).users == ["a"]
+
+        monkeypatch.setattr(search, what, stuck)
+        try:
+            for _ in range(SEARCHERS + 3):
+                sessions.start_soon(once, a)
+            await one_began.wait()
+            async with trio.open_nursery() as going:
+                going.start_soon(once, a)
+                await wait_all_tasks_blocked()
+                going.cancel_scope.cancel()
+            with trio.fail_after(30):
+                await once(b)
+            assert begun == [a.user_no, b.user_no]
+        finally:
+            go_on.set()
+    assert begun == [a.user_no, b.user_no, *[a.user_no] * (SEARCHERS + 2)]
+    assert len(store._searching) == len(store._finding) == 0

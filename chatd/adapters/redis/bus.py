@@ -21,6 +21,10 @@ from chatd.bus.port import OnLost, OnMessage
 SUBSCRIBE_CHUNK = 1000
 """Channels per SUBSCRIBE: some 30 KB, about 1 ms of the server's only thread, which all other clients wait for."""
 
+CONFIRM_SECONDS = 1.0
+"""A server that is silent for longer is as good as away for whoever waits: a session must not stand still with it for the
+5 to 10 s after which its link is taken for dead."""
+
 
 class RedisBus:
     """Implements ``chatd.bus.port.Bus``."""
@@ -105,12 +109,25 @@ class RedisBus:
             await trio.lowlevel.checkpoint()
             return
         try:
-            for chunk in _chunks(wanted):
-                await self._receiver.confirm(b"SUBSCRIBE", *chunk)
+            with trio.move_on_after(CONFIRM_SECONDS) as patience:
+                for chunk in _chunks(wanted):
+                    await self._receiver.confirm(b"SUBSCRIBE", *chunk)
         except LinkDown:
             return
         except CommandRefused as refused:
             self._receiver.drop(f"SUBSCRIBE {refused}")
+            return
+        if patience.cancelled_caught:
+            self._subscribe_late(wanted)
+
+    def _subscribe_late(self, wanted: Collection[bytes]) -> None:
+        """Wait no more: when the confirmations come after all, what was missed until then is looked for."""
+        chunks = list(_chunks(wanted))
+        for chunk in chunks:
+            then = self._on_lost if chunk is chunks[-1] else None
+            if not self._receiver.post_confirmed(b"SUBSCRIBE", *chunk, then=then):
+                self._receiver.drop("the outbox is full")
+                return
 
     def unsubscribe(self, channels: Collection[bytes]) -> None:
         """See the port."""

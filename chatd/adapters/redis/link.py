@@ -97,12 +97,15 @@ class CommandRefused(Exception):
 class _Due:
     """A run of replies that the server still owes: ``left`` of them, for one waiting task or for nobody."""
 
-    __slots__ = ("confirms", "left", "task")
+    __slots__ = ("confirms", "left", "task", "then")
 
-    def __init__(self, left: int, task: trio.lowlevel.Task | None, *, confirms: bool) -> None:
+    def __init__(
+        self, left: int, task: trio.lowlevel.Task | None, *, confirms: bool, then: Callable[[], None] | None = None
+    ) -> None:
         self.left = left
         self.task = task
         self.confirms = confirms
+        self.then = then
 
 
 _FAULTS = (OSError, trio.BrokenResourceError, trio.TooSlowError, UnicodeError, LinkDown, CommandRefused)
@@ -187,12 +190,12 @@ class Link:
         self._send(commands)
         return True
 
-    def post_confirmed(self, command: bytes, *arguments: bytes) -> bool:
-        """``confirm`` for which nobody waits."""
+    def post_confirmed(self, command: bytes, *arguments: bytes, then: Callable[[], None] | None = None) -> bool:
+        """``confirm`` for which nobody waits; ``then`` is called when it has come, if the connection lives so long."""
         packed = _pack((command, *arguments))
         if not self.up or not self._has_room(len(packed)):
             return False
-        self._due.append(_Due(len(arguments), None, confirms=True))
+        self._due.append(_Due(len(arguments), None, confirms=True, then=then))
         self._send(packed)
         return True
 
@@ -353,6 +356,8 @@ class Link:
             self._due.popleft()
             if due.task is not None:
                 trio.lowlevel.reschedule(due.task, outcome.Value(None))
+            if due.then is not None:
+                due.then()
 
     def _settle_all(self) -> None:
         """Answer everything under way with LinkDown: the connection has ended."""

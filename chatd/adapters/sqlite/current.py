@@ -1,4 +1,5 @@
-"""Messages as they are now: the pages of threads and pins, with each message's latest body."""
+"""Messages as they are now: the pages of threads and pins, with each message's latest body of those that the reader may see:
+an edit that was made while they were not a member is none of theirs, as in the log (I8)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from chatd.store.port import Page
 THREAD_EVENTS = 5000
 """Of a thread that begins with a reply. One that begins with a message of its own is in an index, however long."""
 
-_LATEST = "(SELECT max(d.seq) FROM edits d WHERE d.conv = ?1 AND d.target = x.seq)"
+_LATEST = f"""(
+    SELECT max(d.seq) FROM edits d WHERE d.conv = ?1 AND d.target = x.seq AND {may_see("d.seq", "?1", "?6", "?7")})"""  # noqa: S608
 _SIZED = f"""
     SELECT b.*, sum(b.size) OVER way AS total, row_number() OVER way AS place, count(*) OVER () AS found FROM (
         SELECT x.no, x.seq, l.no AS latest, coalesce(length(l.payload), length(x.payload)) + 100 AS size
@@ -105,7 +107,7 @@ def _page(
 
 
 def as_it_is(row: list[Any]) -> Event:
-    """Of an event's columns, then the ``seq`` and payload of its newest edit, and one more."""
+    """Of an event's columns, then the ``seq`` and payload of the newest edit that may be seen, and one more."""
     conv, seq, at, sender, kind, payload, device, cseq, edited, latest, _ = row
     said = bytes.fromhex(payload)
     if edited is not None:

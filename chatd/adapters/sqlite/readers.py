@@ -1,8 +1,9 @@
-"""Connections that read, each in a worker thread and in one snapshot; bounded in number."""
+"""Connections that read, each in a worker thread and in one snapshot; bounded in number. And who may ask for one when."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import apsw
@@ -51,3 +52,30 @@ class Readers:
         """Nothing may be in flight."""
         for connection in self.idle:
             connection.close()
+
+
+class Turns:
+    """One at a time for each user, in the order of coming; users do not wait for each other.
+
+    Before ``Readers``, where first come is first served, it leaves each user one place of those who wait there, however many
+    sessions ask. Has no bound of its own: each that waits is a session's actor, which waits for one thing at a time. Nothing
+    is kept of a user for whom nobody asks. Cancelling is safe.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, trio.Lock] = {}
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    @asynccontextmanager
+    async def of(self, user_no: int) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(user_no, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            # A lock that is let go of is its next waiter's at once. By identity, for it may have been forgotten already, by
+            # another one while this one was being cancelled.
+            if not lock.locked() and self._locks.get(user_no) is lock:
+                del self._locks[user_no]

@@ -1,8 +1,8 @@
 """Searching and completing: what is read, each a function of a read-only connection (see ``reads``).
 
 The index (``search_index``), attached as ``search``, proposes messages; the log, in the same snapshot, decides. Whether the
-user is a member now, may see that ``seq``, whether it is deleted, or edited since it was indexed: all are asked for each
-message, so that an index that lags, or is wrong, can leave out and never tell.
+user is a member now, may see that ``seq``, and that of the edit whose words they are, whether it is deleted, or edited since
+it was indexed: all are asked for each message, so that an index that lags, or is wrong, can leave out and never tell.
 
 Who may see what is also in the question to the index, as the conversations' numbers: a common word is in half of all
 messages, and FTS5 steps over those that are in none of the user's. What it still steps over is bounded by time: a search
@@ -15,12 +15,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic, thread_time
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from chatd.adapters.sqlite.current import as_it_is
-from chatd.adapters.sqlite.memberships import entered
+from chatd.adapters.sqlite.memberships import entered, may_see
 from chatd.adapters.sqlite.reads import MAY_SEE, NAMES, numbers, rows, visible
 from chatd.adapters.sqlite.search_index import BUCKET
 from chatd.conversations.operations import Event
@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 3.0
 RECENT = 16 * BUCKET
 STEPS_BETWEEN_LOOKS = 100_000
 """Of SQLite's machine, some 10 ms: each look at the clock must win the interpreter's lock from a busy Trio thread."""
+RANKED_BYTES = 2048
+"""Of a body whose hits are counted for its rank, 0.2 s for RANKED of them at worst. A longer one ranks by its length."""
 NAMED_PLACES = 2000
 """FTS5 takes 6 ms to read a question with so many, 25 with twice, and 4 s with sixteen times as many."""
 
@@ -49,6 +51,8 @@ _WHEN = f"""
     (SELECT coalesce(max(bucket), -1) * {BUCKET} + {BUCKET - 1} FROM search.moments WHERE low < ?1),
     (SELECT coalesce(min(bucket) * {BUCKET}, {_FOR_EVER}) FROM search.moments WHERE high > ?2)
 """  # noqa: S608
+_SEES_EDIT = f"(l.seq IS NULL OR {may_see('l.seq', 'e.conv', 'm.user', 'm.first')})"
+"""The index has the newest wording alone: to whom that is not shown, the message is not found."""
 _HITS = f"""
     SELECT e.no, {{score}} AS score, l.no AS latest, length(coalesce(l.payload, e.payload)) + 100 AS size
     FROM search.found
@@ -58,18 +62,27 @@ _HITS = f"""
         AND l.seq = (SELECT max(d.seq) FROM edits d WHERE d.conv = e.conv AND d.target = e.seq)
     LEFT JOIN search.edited x ON x.no = e.no
     WHERE found MATCH ?2 AND found.rowid >= ?3 AND found.rowid <= ?4
-    AND e.kind = 'message' AND NOT e.deleted AND {MAY_SEE}
+    AND e.kind = 'message' AND NOT e.deleted AND {MAY_SEE} AND {_SEES_EDIT}
     AND coalesce(x.seq, 0) = coalesce(l.seq, 0) AND e.at < ?5 AND e.at > ?6
     ORDER BY found.rowid DESC LIMIT ?7
 """  # noqa: S608
 _PAGE = f"""
     SELECT h.*, sum(h.size) OVER way AS total, row_number() OVER way AS place, count(*) OVER () AS found FROM (
-        SELECT *, count(*) OVER () AS hits FROM ({_HITS}) ORDER BY score, no DESC LIMIT ?8 + 1 OFFSET ?9) h
+        SELECT * FROM (SELECT *, count(*) OVER () AS hits FROM ({_HITS})) WHERE (score, -no) > (?9, -?11)
+        ORDER BY score, no DESC LIMIT ?8 + 1) h
     WINDOW way AS (ORDER BY h.score, h.no DESC)
 """  # noqa: S608
-# This module's own texts alone; values are always bound. Scores are of the text: a word's weight as a place is none.
-_BM25 = "bm25(found, 0.0, 1.0)"
-_COLUMNS = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq, l.seq, hex(l.payload), s.found, s.no, s.hits"
+# This module's own texts alone; values are always bound.
+_HIT_COUNT = f"""max(1, iif(octet_length(found.body) <= {RANKED_BYTES},
+    octet_length(highlight(found, 1, char(1), '')) - octet_length(found.body), 1))"""
+_DULL = "(0.3 + 0.015 * octet_length(found.body))"
+_SCORE = f"CAST(1000000 * {_DULL} / ({_HIT_COUNT} + {_DULL}) AS INTEGER)"
+"""The lower the better, and more than 0: as bm25 weighs hits against length, with 60 bytes as the average. Of the text alone:
+what bm25 takes from the whole index, how many messages have the word and how long they are, moves with each message that
+anybody writes, and a page that goes on behind a score of before would leave out and repeat."""
+_COLUMNS = (
+    "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq, l.seq, hex(l.payload), s.found, s.no, s.hits, s.score"
+)
 _OTHER = "iif(c.dm_low = ?1, c.dm_high, c.dm_low)"
 
 
@@ -79,19 +92,27 @@ def attach(connection: apsw.Connection, index: str) -> apsw.Connection:
     return connection
 
 
-def parse_cursor(cursor: str | None, *, ranked: bool) -> tuple[int, int, int]:
-    """Up to which event; from which on, or 0; and after how many of those in the order of rank. Raises ValueError."""
+class Begin(NamedTuple):
+    """Up to which event; from which on, or 0; and behind which of those, in the order of rank."""
+
+    upto: int = _FOR_EVER
+    since: int = 0
+    score: int = 0
+    no: int = 0
+
+
+def parse_cursor(cursor: str | None, *, ranked: bool) -> Begin:
+    """Raises ValueError."""
     if cursor is None:
-        return _FOR_EVER, 0, 0
-    upto, since, offset = numbers(cursor, 3) if ranked else [*numbers(cursor, 1), 0, 0]
-    return upto, since, min(offset, RANKED)
+        return Begin()
+    return Begin(*numbers(cursor, 4 if ranked else 1))
 
 
 def search(
-    connection: apsw.Connection, user_no: int, wanted: SearchTerms, begin: tuple[int, int, int], limit: int, max_bytes: int
+    connection: apsw.Connection, user_no: int, wanted: SearchTerms, begin: Begin, limit: int, max_bytes: int
 ) -> tuple[list[Event], str | None] | None:
     """``begin``: of ``parse_cursor``. Raises Unavailable where there was no time for the newest part either."""
-    upto, since, offset = begin
+    upto, since, *behind = begin
     conv = None
     if wanted.conv is not None:
         place = visible(connection, user_no, wanted.conv)
@@ -106,7 +127,7 @@ def search(
     ((newest, high, low),) = rows(connection, _WHEN, "", *times)
     upto, oldest = min(upto, high, newest or 0), max(oldest, low, 1)
     looked = RANKED if wanted.ranked else limit + 1
-    score = _BM25 if wanted.ranked else "0.0"
+    score = _SCORE if wanted.ranked else "1"
 
     def look(since: int) -> list[list[Any]]:
         return rows(
@@ -114,16 +135,17 @@ def search(
             f"FROM ({_PAGE.format(score=score)}) s CROSS JOIN events e ON e.no = s.no"
             " LEFT JOIN events l ON l.no = s.latest JOIN conversations c ON c.no = e.conv JOIN users u ON u.no = e.sender"
             " WHERE s.place = 1 OR s.place <= ?8 AND s.total <= ?10 ORDER BY s.place",
-            user_no, match, since, upto, *times, looked, limit, offset, max_bytes,
+            user_no, match, since, upto, *times, looked, limit, behind[0], max_bytes, behind[1],
         )  # fmt: skip
 
     found, reached = _look_back(connection, look, upto, max(oldest, since), at_once=since > 0)
     events = [as_it_is(row[:11]) for row in found]
     if found and len(found) < found[0][10]:
-        return events, f"{upto}.{reached}.{offset + len(found)}" if wanted.ranked else str(found[-1][11] - 1)
+        _, no, _, score_of_last = found[-1][10:]
+        return events, f"{upto}.{reached}.{score_of_last}.{no}" if wanted.ranked else str(no - 1)
     if reached <= oldest or (found and found[0][12] >= looked):
         return events, None
-    return events, f"{reached - 1}.0.0" if wanted.ranked else str(reached - 1)
+    return events, f"{reached - 1}.0.0.0" if wanted.ranked else str(reached - 1)
 
 
 def _question(

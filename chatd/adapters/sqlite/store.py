@@ -25,7 +25,7 @@ from chatd.adapters.sqlite import current, reads, search, signals
 from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
-from chatd.adapters.sqlite.readers import Readers
+from chatd.adapters.sqlite.readers import Readers, Turns
 from chatd.adapters.sqlite.search_index import SearchIndex
 from chatd.conversations.operations import Event, Operation, Outcome
 from chatd.store.port import (
@@ -77,6 +77,7 @@ class SqliteStore:
         self._index = SearchIndex(path, busy_ms=busy_ms)
         self._indexing = trio.CapacityLimiter(1)
         self._searchers = Readers(self._open_searcher, SEARCHERS)
+        self._searching, self._finding = Turns(), Turns()
         self._connect()
 
     def _connect(self) -> None:
@@ -252,7 +253,8 @@ class SqliteStore:
             with self._index.faults():
                 return search.search(connection, user_no, wanted, begin, limit, max_bytes)
 
-        return await self._searchers.read(query)
+        async with self._searching.of(user_no):
+            return await self._searchers.read(query)
 
     async def index(self) -> int:
         """See the port."""
@@ -260,7 +262,8 @@ class SqliteStore:
 
     async def find(self, user_no: int, text: str, *, conv: str | None, limit: int) -> Matches | None:
         """See the port."""
-        return await self._read(search.find, user_no, text, conv, limit)
+        async with self._finding.of(user_no):
+            return await self._read(search.find, user_no, text, conv, limit)
 
     async def blocked(self, user_no: int) -> list[str]:
         """See the port."""
