@@ -6,7 +6,6 @@ One function to read for each side of the wire. They raise Malformed and nothing
 from __future__ import annotations
 
 import re
-from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, cast, get_args, get_type_hints
@@ -17,29 +16,12 @@ from msgspec import UNSET, Struct
 
 from chatd_protocol import cbor, json_form, messages
 from chatd_protocol.codes import ErrorCode
+from chatd_protocol.encoding import Encoding as Encoding  # noqa: PLC0414 - one reads and writes by what it names
 from chatd_protocol.messages import MAX_INTEGER, ClientMessage, ServerMessage
 from chatd_protocol.plain_send import read_plain_send
 
 MAX_CLIENT_BYTES = 64 * 1024
 MAX_SERVER_BYTES = 1024 * 1024
-
-
-class Encoding(Enum):
-    """How messages stand in WebSocket frames; chosen by the subprotocol."""
-
-    __hash__ = object.__hash__  # members are single, and Enum's own hash is a Python function
-
-    CBOR = "chatd.v1.cbor"
-    JSON = "chatd.v1.json"
-
-    def __init__(self, subprotocol: str) -> None:
-        self.subprotocol = subprotocol
-        self.binary = subprotocol.endswith("cbor")
-
-    @classmethod
-    def from_subprotocol(cls, name: str) -> Encoding | None:
-        """The encoding of a subprotocol, None for one that is not chatd's."""
-        return next((encoding for encoding in cls if encoding.subprotocol == name), None)
 
 
 class Malformed(Exception):
