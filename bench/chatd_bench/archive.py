@@ -136,7 +136,7 @@ async def _write(
                     to = f"@{authors[min(sender ^ 1, len(authors) - 1)].user}"
                 cseqs[sender] += 1
                 payload = random.choice(payloads)
-                batch.append(Send(author=authors[sender], cseq=cseqs[sender], to=to, payload=payload, digest=b"bench"))
+                batch.append(Send(author=authors[sender], cseq=cseqs[sender], to=to, payload=payload))
             now += 1000 * len(batch)
             outcomes = await store.commit(batch, now)
             assert all(isinstance(outcome, Appended) for outcome in outcomes), "each is the next of its device"

@@ -31,22 +31,24 @@ class Author(Struct, frozen=True, gc=False):
 class Send(Struct, frozen=True, gc=False, kw_only=True):
     """Append a ``message`` event. ``payload`` is the CBOR map of the event's own keys (type, body, ...).
 
-    ``digest`` (16 bytes) identifies the content: the same ``cseq`` with another digest is ``cseq_reused``.
-    ``to`` is a conversation id, or ``@name`` for the 1:1 conversation with that user (made when absent). ``reply_to``: a
-    ``seq`` that must be in that conversation's log, 0 for none. ``mentions``: names, as they stand in the payload.
+    The same ``cseq`` with another payload, or to somebody else, is ``cseq_reused``. ``to`` is a conversation id, or
+    ``@name`` for the 1:1 conversation with that user (made when absent). ``reply_to``: a ``seq`` that must be in that
+    conversation's log, 0 for none. ``mentions``: names, as they stand in the payload.
     """
 
     author: Author
     cseq: int
     to: str
     payload: bytes
-    digest: bytes
     reply_to: int = 0
     mentions: Sequence[str] = ()
 
 
 class Edit(Struct, frozen=True, gc=False, kw_only=True):
-    """Append an ``edit`` event: the message ``seq`` reads otherwise from here on. ``payload`` and ``digest`` as for Send."""
+    """Append an ``edit`` event: the message ``seq`` reads otherwise from here on. ``payload`` as for Send.
+
+    ``digest`` (16 bytes) identifies the content: the same ``cseq`` with another digest is ``cseq_reused``.
+    """
 
     author: Author
     cseq: int

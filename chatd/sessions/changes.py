@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from chatd_protocol import messages
-from chatd_protocol.codec import change_digest, change_payload, content_digest, message_payload
+from chatd_protocol.codec import change_digest, change_payload, message_payload
 
 from chatd.conversations.operations import Author, Delete, Edit, React, Send
 
@@ -13,16 +13,15 @@ NUMBERED: frozenset[type] = frozenset({messages.Send, messages.Edit, messages.De
 
 
 def send_operation(author: Author, message: messages.Send) -> Send:
-    """What the store is asked for. The digest covers all of the message but its number."""
-    payload = message_payload(message)
+    """What the store is asked for."""
     return Send(
-        author=author, cseq=message.cseq, to=message.to, payload=payload, digest=content_digest(message.to, payload),
+        author=author, cseq=message.cseq, to=message.to, payload=message_payload(message),
         reply_to=0 if message.reply_to is msgspec.UNSET else message.reply_to, mentions=message.mentions or (),
     )  # fmt: skip
 
 
 def change_operation(author: Author, message: Change) -> Edit | Delete | React:
-    """The same for a change of a message that is there."""
+    """The same for a change of a message that is there. The digest covers all of the message but its number."""
     cseq, conv, seq = message.cseq, message.conv, message.seq
     payload = change_payload(message)
     digest = change_digest(messages.name_of(message), conv, payload)

@@ -19,7 +19,17 @@ from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
 
-from chatd.conversations.operations import Author, Mark, Marked, Operation, Outcome, Refused, Repeated, Sequenced
+from chatd.conversations.operations import (
+    Appended,
+    Author,
+    Mark,
+    Marked,
+    Operation,
+    Outcome,
+    Refused,
+    Repeated,
+    Sequenced,
+)
 from chatd.conversations.rules import REPLACED, SIGNED_OUT
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
@@ -182,7 +192,8 @@ class Session:
             self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
             return
         self._in_flight += 1
-        self._pace()
+        if self._in_flight >= self._node.limits.inflight_sends:
+            self._pace()
 
     def _pace(self) -> None:
         """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
@@ -199,9 +210,11 @@ class Session:
             self.link.resume_reading()
 
     def _send_settled(self, operation: Operation, outcome: Outcome) -> None:
-        # An Appended send is acknowledged by the hub, in the event's place; only the rest is answered here.
         self._in_flight -= 1
-        self._pace()
+        if self._paused:
+            self._pace()
+        if type(outcome) is Appended:
+            return  # acknowledged by the hub, in the event's place
         if isinstance(outcome, Repeated):
             self.tell(messages.Ack(cseq=outcome.cseq, conv=outcome.conv, seq=outcome.seq, at=outcome.at, repeat=True))
             self._node.metrics.repeats += 1

@@ -103,7 +103,8 @@ class FrameParser:
                 head = 2 + width
                 if end - at < head:
                     break
-                size = self._extended_length(data[at + 2 : at + head], width)
+                size = int.from_bytes(data[at + 2 : at + head], "big")
+                self._check_length(size, width)
             if size > self._max_message:
                 raise FrameError(TOO_BIG, f"message above {self._max_message} bytes")
             start = at + head + 4
@@ -138,13 +139,11 @@ class FrameParser:
             raise FrameError(PROTOCOL_ERROR, "new message inside a fragmented one")  # 5.4
 
     @staticmethod
-    def _extended_length(field: bytes, width: int) -> int:
-        size = int.from_bytes(field, "big")
+    def _check_length(size: int, width: int) -> None:
         if size < (126 if width == 2 else 65536):
             raise FrameError(PROTOCOL_ERROR, "length not in its shortest form")  # 5.2
         if size >> 63:
             raise FrameError(PROTOCOL_ERROR, "length with its highest bit set")  # 5.2
-        return size
 
     def _accept(self, first: int, payload: bytes) -> Frame | None:
         opcode = first & 0x0F

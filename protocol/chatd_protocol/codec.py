@@ -184,7 +184,7 @@ def message_payload(send: messages.Send) -> bytes:
 
 
 def content_digest(to: str, payload: bytes) -> bytes:
-    """16 bytes that tell whether a repeated ``cseq`` carries the same content."""
+    """16 bytes that tell whether a repeated ``cseq`` carries the same content, in rows of former versions, which hold it."""
     return blake2b(cbor.name(to) + payload, digest_size=16).digest()
 
 

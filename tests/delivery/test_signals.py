@@ -143,7 +143,7 @@ async def place(tmp_path: Path, mock_clock: MockClock) -> AsyncIterator[Place]:
 
 
 def send(author: Author, cseq: int, to: str) -> Send:
-    return Send(author=author, cseq=cseq, to=to, payload=cbor2.dumps({"type": "text", "body": "x"}), digest=b"d")
+    return Send(author=author, cseq=cseq, to=to, payload=cbor2.dumps({"type": "text", "body": "x"}))
 
 
 ON, OFF = ("typing", "ann", True), ("typing", "ann", False)

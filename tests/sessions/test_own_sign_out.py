@@ -71,7 +71,7 @@ async def test_the_answer_comes_before_the_goodbye(tmp_path: Path) -> None:
         await node.hub.enter(session)
         nursery.start_soon(answer, session, node, messages.SignOut(id=1, device="phone"))
         await wait_all_tasks_blocked()
-        late = Send(author=opened.author, cseq=1, to="@ann", payload=b"\xa0", digest=b"")
+        late = Send(author=opened.author, cseq=1, to="@ann", payload=b"\xa0")
         session._in_flight += 1
         assert node.writer.submit(late, session._send_settled)
         nursery.start_soon(node.writer.run)

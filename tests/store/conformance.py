@@ -54,7 +54,7 @@ NOW = 1_700_000_000_000
 
 
 def message(author: Author, cseq: int, to: str, body: str = "x") -> Send:
-    return Send(author=author, cseq=cseq, to=to, payload=cbor2.dumps({"type": "text", "body": body}), digest=body.encode())
+    return Send(author=author, cseq=cseq, to=to, payload=cbor2.dumps({"type": "text", "body": body}))
 
 
 async def do(store: Store, *operations: Operation, now: int = NOW) -> list[Any]:
@@ -224,6 +224,20 @@ class StoreConformance:
             (later,) = await do(store, message(a, 1, "@b", "m"))
             assert later == repeat
             assert await whole(store, first.conv) == [(1, "message")]
+
+    async def test_a_repeat_goes_where_the_first_went(self, engine: Engine) -> None:
+        """I3: the same words to somebody else are other content, in one batch and later; two names of one place are not."""
+        async with engine() as store:
+            a, _, _ = await people(store, "a", "b", "c")
+            first, elsewhere = await do(store, message(a, 1, "@b", "m"), message(a, 1, "@c", "m"))
+            assert code(elsewhere) == "cseq_reused"
+            made, other, same = await do(
+                store, message(a, 2, "@c", "m"), message(a, 2, first.conv, "m"), message(a, 1, first.conv, "m")
+            )
+            assert (code(other), same) == ("cseq_reused", Repeated(1, first.conv, 1, first.events[0].at))
+            later = await do(store, message(a, 1, made.conv, "m"), message(a, 1, "@nobody", "m"), message(a, 1, "@b", "m"))
+            assert [code(outcome) for outcome in later[:2]] == ["cseq_reused"] * 2
+            assert later[2] == same
 
     async def test_a_refused_send_consumes_nothing(self, engine: Engine) -> None:
         """A refusal leaves the cseq to the next send, and the others of its batch alone."""

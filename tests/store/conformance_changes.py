@@ -193,7 +193,7 @@ class ChangesConformance:
             (first,) = await do(store, message(b, 1, "@a"))
             conv = first.conv
             said = cbor2.dumps({"type": "text", "body": "secret", "reply_to": 1, "mentions": ["b", "nobody"]})
-            send = Send(author=a, cseq=1, to=conv, payload=said, digest=b"x", reply_to=1, mentions=("b", "nobody"))
+            send = Send(author=a, cseq=1, to=conv, payload=said, reply_to=1, mentions=("b", "nobody"))
             steps: list[Operation] = [
                 send, edit(a, 2, conv, 2, "secret too"), react(b, 2, conv, 2), Pin(author=a, conv=conv, seq=2, on=True),
                 edit(a, 3, conv, 2, "secret again"), delete(a, 4, conv, 2),

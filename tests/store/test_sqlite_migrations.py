@@ -8,10 +8,11 @@ from typing import Any
 import apsw
 import cbor2
 import pytest
+from chatd_protocol.codec import content_digest
 
 from chatd.adapters.sqlite import database
 from chatd.adapters.sqlite.store import open_store
-from chatd.conversations.operations import Rename
+from chatd.conversations.operations import Refused, Rename, Repeated
 from tests.store.conformance import do, message, people
 from tests.store.conformance_changes import reply
 
@@ -51,6 +52,19 @@ def old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         connection.execute(EVENT, (seq, 1, 1, seq, "message", cbor2.dumps({"type": "text"} | fields)))
     connection.execute(EVENT, (6, 3, 0, 0, "left", cbor2.dumps({"user": "c"})))
     connection.close()
+
+
+async def test_a_repeat_of_what_was_stored_with_a_digest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3 over an upgrade: earlier versions kept a digest of each message, and of what it was addressed to."""
+    old_file(path, monkeypatch)
+    async with open_store(path) as store:
+        (a,) = await people(store, "a")
+        same, other, elsewhere = message(a, 5, "conv1"), message(a, 5, "conv1", "y"), message(a, 5, "@b")
+        store._connection.execute(
+            "UPDATE events SET digest = ? WHERE cseq = 5", (content_digest("conv1", same.payload),)
+        )
+        outcomes = await do(store, same, other, elsewhere)
+        assert [type(outcome) for outcome in outcomes] == [Repeated, Refused, Refused]
 
 
 async def test_what_was_said_before_is_filed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import apsw
+from chatd_protocol.codec import content_digest
 from chatd_protocol.codes import ErrorCode
 
 from chatd.adapters.sqlite.access import Access
@@ -63,6 +64,9 @@ _NUMBERED: frozenset[type] = frozenset({Send, Edit, Delete, React})
 """The types of ``Sequenced``."""
 
 
+_REUSED = "cseq: stored before with other content"
+
+
 class Commit:
     """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits.
 
@@ -81,7 +85,6 @@ class Commit:
         self._replies: list[tuple[int, int, int, int]] = []
         self._roots: dict[tuple[int, int], int] = {}
         self._mentions: list[tuple[int, int, int, str]] = []
-        self._sends: dict[tuple[int, int], tuple[bytes, Event]] = {}
         self._moved: dict[int, Conversation] = {}
         self._devices: dict[int, Device] = {}
         self._groups = Groups(connection, cache, self._append, max_members=max_members)
@@ -132,7 +135,6 @@ class Commit:
             return Refused(ErrorCode.CSEQ_GAP, f"cseq: the next is {device.cseq + 1}", device.cseq + 1)
         outcome = act(sent)
         if type(outcome) is Appended:
-            self._sends[device.no, sent.cseq] = (sent.digest, outcome.events[0])
             device.cseq = sent.cseq
             self._devices[device.no] = device
         return outcome
@@ -191,7 +193,7 @@ class Commit:
             return found
         if send.reply_to and not self._may_reply(found, send):
             return rules.NO_SUCH_EVENT
-        event = self._append(found, send.author, "message", send.payload, cseq=send.cseq, digest=send.digest)
+        event = self._append(found, send.author, "message", send.payload, cseq=send.cseq)
         if send.reply_to:
             self._file_reply(found.no, event.seq, send.reply_to)
         if send.mentions:
@@ -220,23 +222,32 @@ class Commit:
         outcome = self._change(self._changes.delete, delete)
         if type(outcome) is Appended:
             self.redacted = True
-            self._sends.clear()  # some of their digests are gone from the rows, which are all written now
         return outcome
 
-    def _repeat(self, send: Sequenced) -> Outcome:
-        staged = self._sends.get((send.author.device_no, send.cseq))
-        if staged is not None:
-            digest, conv, seq, at = staged[0], staged[1].conv, staged[1].seq, staged[1].at
+    def _repeat(self, sent: Sequenced) -> Outcome:
+        """What was stored before, perhaps in this very batch: its place again, if it says the same."""
+        self._write_events()
+        row = self._cache.one(
+            "SELECT e.digest, e.kind, e.payload, e.deleted, c.id, e.seq, e.at FROM events e JOIN conversations c ON c.no = e.conv"
+            " WHERE e.device = ? AND e.cseq = ? AND e.cseq > 0",  # without the last term the partial index is not used
+            sent.author.device_no, sent.cseq,
+        )  # fmt: skip
+        digest, kind, payload, deleted, conv, seq, at = row
+        if digest:
+            same = digest == (content_digest(sent.to, sent.payload) if type(sent) is Send else sent.digest)  # type: ignore[union-attr]
+        elif kind == "message" and not deleted:
+            same = type(sent) is Send and payload == sent.payload and self._goes_to(sent, conv)
         else:
-            row = self._cache.one(
-                "SELECT e.digest, c.id, e.seq, e.at FROM events e JOIN conversations c ON c.no = e.conv"
-                " WHERE e.device = ? AND e.cseq = ? AND e.cseq > 0",  # without the last term the partial index is not used
-                send.author.device_no, send.cseq,
-            )  # fmt: skip
-            digest, conv, seq, at = row
-        if digest and digest != send.digest:  # none: deleted since, and nobody knows any more what it said
-            return Refused(ErrorCode.CSEQ_REUSED, "cseq: stored before with other content")
-        return Repeated(send.cseq, conv, seq, at)
+            same = True  # deleted since, and nobody knows any more what it said
+        return Repeated(sent.cseq, conv, seq, at) if same else Refused(ErrorCode.CSEQ_REUSED, _REUSED)
+
+    def _goes_to(self, send: Send, conv: str) -> bool:
+        """Whether ``to`` means the conversation of that id."""
+        if not send.to.startswith("@"):
+            return send.to == conv
+        other = self._cache.user(send.to[1:])
+        found = None if other is None else self._cache.dm(send.author.user_no, other)
+        return found is not None and found.id == conv
 
     def _file_reply(self, conv: int, seq: int, parent: int) -> None:
         """So that its thread is found by what the thread began with, and by what it replies to."""
