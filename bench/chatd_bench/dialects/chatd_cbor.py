@@ -115,10 +115,10 @@ class ChatdCbor(Dialect):
     # --- the timed run ----------------------------------------------------------------------------
 
     def send_program(self, session: Session, channel: Channel, address: str, body_bytes: int) -> Program:
+        # The keys in the order of the specification, as chatd's own client sends them.
         head = cbor2.dumps("x" * body_bytes)[:-body_bytes]
-        return (
-            b"\xa4\x61t\x64send\x62to" + cbor2.dumps(address) + b"\x64body" + head, Field.BODY, b"\x64cseq", Field.CSEQ_CBOR,
-        )  # fmt: skip
+        to = b"\x62to" + cbor2.dumps(address) + b"\x64body" + head
+        return b"\xa4\x61t\x64send\x64cseq", Field.CSEQ_CBOR, to, Field.BODY
 
     def mark(self, session: Session, channel: Channel, address: str) -> Mark | None:
         program = (b"\xa3\x61t\x69delivered\x64conv" + cbor2.dumps(address) + b"\x63seq", Field.POSITION_CBOR)
