@@ -4,7 +4,7 @@ VENV ?= .venv
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench bench-peers format lock clean
+.PHONY: help run test lint types compiled bench bench-peers format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,13 @@ lint: ## Look for mistakes and unsorted imports
 types: ## Check the types
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/mypy $(ARGS)
+
+# An installed copy, and not this checkout: an extension beside its source would hide every later edit of it.
+compiled: ## Install chatd with its message path compiled, into $(VENV)-compiled: a third quicker; takes a C compiler
+	@.ci/environment $(VENV)-compiled requirements-dev.lock
+	@PIP_USER=0 $(VENV)-compiled/bin/python -m pip install --quiet --no-input --no-deps --no-build-isolation --force-reinstall .
+	@$(VENV)-compiled/bin/python .ci/compile
+	@echo "run it with: $(VENV)-compiled/bin/chatd serve"
 
 bench: ## Measure chatd and what would be possible, in about six minutes
 	@.ci/environment $(VENV) requirements-dev.lock
@@ -55,5 +62,5 @@ lock: ## Make the lock files anew from pyproject.toml (ARGS=--upgrade: with the 
 	@rm -rf $(VENV)/lock
 
 clean: ## Remove the environment and all caches
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-compiled build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
