@@ -18,6 +18,7 @@ from chatd_bench.histogram import Counts
 
 SAMPLE_EVERY = 64
 SAMPLES = 4096
+"""That are kept, the newest ones: decoding them all would take longer than the run."""
 STAMP_FILLER = "x"
 
 
@@ -245,7 +246,7 @@ class Engine:
         return order
 
     def judge_samples(self) -> int:
-        """Decode every 64th delivery; how many. Raises RunFailed with the first that is not what was sent."""
+        """Decode the samples; how many they are. Raises RunFailed with the first that is not what was sent."""
         if self._engine is None:
             return 0
         count: int = self._library.engine_sample_count(self._engine)

@@ -6,8 +6,6 @@ into a temporary directory which ends with the context. Everything listens on lo
 rate limits off. Started processes are ended by their ids.
 
 **Adding one**: a module here with a class derived from ``Server``, and its name in ``servers/registry.py``.
-
-Changes since the first commit of this file (others write against it): none.
 """
 
 from __future__ import annotations
