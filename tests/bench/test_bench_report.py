@@ -36,10 +36,11 @@ def put(tmp_path):
     """Saves a result; the later ones are the newer."""
     made = []
 
-    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", **parameters):
+    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", absent=None, **parameters):
         made.append(scenario)
         report = {
             "scenario": scenario, "server": server, "time": f"2026-01-01T00:00:{len(made):02d}Z", "baseline": baseline,
+            "absent": absent,
             "dialect": "chatd-cbor", "result": result, "machine": machine,
             "parameters": {"nodes": 1, "seconds": 10.0, **parameters},
         }  # fmt: skip
@@ -59,7 +60,8 @@ def compared(**medians):
     ratio = {name: {"median": value, "low": value, "high": value, "each": [value] * 3} for name, value in medians.items()}
     servers = [
         {"server": name.replace("_", "-"), "keeps_history": "archive" in name, "versions": {"it": "1"}, "void": 1,
-         "void_reasons": [BUSY], "delivered_per_s": 5.0, "delivered_per_cpu_s": 5.0, "latency_ms": {"p50": 1.0, "p99": 2.0},
+         "void_reasons": [BUSY], "failed": [], "delivered_per_s": 5.0, "delivered_per_cpu_s": 5.0,
+         "latency_ms": {"p50": 1.0, "p99": 2.0},
          "delivered_per_s_ratio": ratio[name], "delivered_per_cpu_s_ratio": ratio[name]}
         for name in medians
     ]  # fmt: skip
@@ -113,6 +115,47 @@ def test_ratios_are_those_of_the_comparison(put):
     assert found["the same against Socket.IO + Redis (stores nothing)"].verdict == LEAST
     assert found["the same against Prosody with archive"].verdict == NOT
     assert found["the same against ejabberd with archive"].verdict == NONE
+
+
+def test_a_peer_without_a_ratio_is_told_with_the_reason(put):
+    """It could not be installed; or all its runs failed; it is never missing in silence."""
+    result = compared(chatd=1.0, prosody_archive=1.0)
+    result["servers"][1] |= {"delivered_per_s_ratio": None, "failed": ["a message was lost\nlog"], "void_reasons": ["it failed"]}
+    absent = {"ejabberd-archive": "no apt-get\nadvice"}
+    directory = put("compare", result, server="dm", baseline="chatd", of="dm", connections=200, rounds=3, absent=absent)
+    found = verdicts(directory)
+    missing, failed = found["the same against ejabberd with archive"], found["the same against Prosody with archive"]
+    assert (missing.verdict, missing.measured) == (NONE, "it could not be installed")
+    assert (failed.verdict, failed.void) == (VOID, ("a message was lost", "it failed"))
+    write_report([directory], directory)
+    text = (directory / "report.md").read_text()
+    assert "- ejabberd-archive: could not be installed: no apt-get\n" in text
+    assert "- prosody-archive failed: a message was lost\n" in text
+
+
+def pages(p50):
+    """Of ``history``, in a small store and in a large one that takes ``p50`` ms."""
+    return [
+        {"what": what, "messages": count, "requests": 9, "latency_ms": {**latency(), "p50": time}}
+        for what in ("newest", "anywhere") for count, time in ((10_000, 2.0), (10_000_000, p50))
+    ]  # fmt: skip
+
+
+def test_a_void_look_at_history_reaches_nothing(put):
+    """And never stands in for one that counts."""
+    directory = put("history", {"pages": pages(2.0), "void": [BUSY]}, stored=[10_000, 10_000_000])
+    goal = "history page, newest, with 10 M messages"
+    assert (verdicts(directory)[goal].verdict, verdicts(directory)[goal].void) == (VOID, (BUSY,))
+    put("history", {"pages": pages(9.0), "void": []}, stored=[10_000, 10_000_000])
+    directory = put("history", {"pages": pages(2.0), "void": [BUSY]}, stored=[10_000, 10_000_000], requests=7)
+    assert verdicts(directory)[goal].verdict == NOT
+
+
+def test_nothing_delivered_reaches_no_bound(put):
+    run = flow(0.0)
+    run["latency_ms"]["delivery"] = None
+    directory = put("mix", run, groups=200, rate=11_574.0, seconds=60.0)
+    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NOT
 
 
 def test_half_of_saturation_is_half(put):

@@ -103,13 +103,20 @@ def _comparisons(results: Results) -> Section:
             f"{one.baseline} / it, keeps none", "the same per CPU-second", "rounds",
         )  # fmt: skip
         yield from _table(head, [_server_row(server, one) for server in one.result["servers"]], right=(2, 3, 4, 5))
-        for server in one.result["servers"]:
-            if server["void"]:
-                done = "counted all the same" if one.parameters.get("keep_void") else "left out"
-                yield f"- {server['server']}: {server['void']} void runs {done}: {'; '.join(server['void_reasons'])}"
-        for name, why in (one.absent or {}).items():
-            yield f"- {name}: could not be installed: {why.splitlines()[0]}"
+        yield from _not_counted(one)
         yield ""
+
+
+def _not_counted(one: Saved) -> Section:
+    """Runs and servers that have no part in the table, or only by the reader's leave."""
+    for server in one.result["servers"]:
+        if server["void"]:
+            done = "counted all the same" if one.parameters.get("keep_void") else "left out"
+            yield f"- {server['server']}: {server['void']} void runs {done}: {'; '.join(server['void_reasons'])}"
+        for fault in server["failed"]:
+            yield f"- {server['server']} failed: {fault.splitlines()[0]}"
+    for name, why in (one.absent or {}).items():
+        yield f"- {name}: could not be installed: {why.splitlines()[0]}"
 
 
 def _server_row(server: dict[str, Any], one: Saved) -> tuple[str, ...]:
