@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from chatd_bench import outage_command
-from chatd_bench.command_line import RESULTS, common_of, make_parser, wrong
+from chatd_bench.command_line import common_of, make_parser, wrong
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
-from chatd_bench.report import render, save
+from chatd_bench.report import RESULTS, render, save
 from chatd_bench.scenarios.flow import run_dm, run_group, run_mix
 from chatd_bench.scenarios.idle import run_idle
 from chatd_bench.scenarios.slow import run_slow
