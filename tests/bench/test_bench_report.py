@@ -168,7 +168,7 @@ def test_half_of_saturation_is_half(put):
 
 def test_a_mix_of_less_than_a_minute_is_not_the_missions(put):
     directory = put("mix", flow(115_740.0, p99=20.0), groups=200, rate=11_574.0)
-    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NOT
+    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NONE
     directory = put("mix", flow(115_740.0, p99=20.0), groups=200, rate=11_574.0, seconds=60.0)
     assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == AIM
 
