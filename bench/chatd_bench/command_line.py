@@ -196,6 +196,7 @@ def _saved_options() -> argparse.ArgumentParser:
     saved = parser.add_argument_group("where the result goes")
     saved.add_argument("--save", action="store_true", help="keep the result as JSON")
     saved.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
+    saved.add_argument("--step", help=argparse.SUPPRESS)  # of a suite, which finds by it what is done already
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from chatd_bench.command_line import make_parser, wrong
@@ -58,7 +59,55 @@ def test_a_void_run_is_made_again(tmp_path, void, runs):
     assert len(asked) == runs
 
 
-def test_ctrl_c_ends_all_of_it(tmp_path):
+def test_ctrl_c_ends_all_of_it(tmp_path, capsys):
+    """And how to go on is told."""
     asked = []
     assert run_suite(Suite("all", tmp_path), lambda arguments: asked.append(arguments) or 130) == 130
     assert len(asked) == 1
+    assert "suite all --resume" in capsys.readouterr().err
+
+
+def recorder(asked, void=()):
+    """Runs nothing, and leaves a result of the commit ``abc``."""
+
+    def run(arguments):
+        options = make_parser().parse_args(arguments)
+        asked.append(options.step)
+        report = {"scenario": options.scenario, "server": "chatd", "step": options.step,
+                  "time": f"2026-01-01T00:00:0{len(asked)}Z",
+                  "parameters": {"members": getattr(options, "members", None), "nodes": 1, "rate": None},
+                  "result": flow(10.0, void=void), "machine": MACHINE}  # fmt: skip
+        (options.results / f"{len(asked)}-{options.scenario}.json").write_text(json.dumps(report))
+        return 0
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("machine", "void", "again"),
+    [
+        ({}, [], False),
+        ({"cores": 64}, [], True),
+        ({"commit": "def"}, [], True),
+        ({"commit": "abc-dirty"}, [], True),
+        ({}, ["others used 50% of a core"], True),
+    ],
+)
+def test_what_is_done_is_not_made_again(tmp_path, monkeypatch, capsys, machine, void, again):
+    """Where the result is of this machine and this very source, and counts; and only when that is asked for."""
+    monkeypatch.setattr("chatd_bench.suite.describe", lambda: {**MACHINE, **machine})
+    suite = Suite("short", tmp_path, only=("mix",), tries=1)
+    first, second, third = [], [], []
+    run_suite(suite, recorder(first, void))
+    assert run_suite(replace(suite, resume=True), recorder(second)) == 0
+    assert (second == first) is again
+    assert ("done already" in capsys.readouterr().err) is not again
+    run_suite(suite, recorder(third))
+    assert third == first
+
+
+def test_what_failed_is_in_the_report(tmp_path):
+    """What has no result is not missing in silence."""
+    recorded = recorder([])
+    assert run_suite(Suite("short", tmp_path, only=("mix", "idle")), lambda asked: asked[0] == "idle" or recorded(asked)) == 1
+    assert "- `idle`" in (tmp_path / "report.md").read_text()

@@ -24,17 +24,20 @@ TITLES = {
 Section = Iterator[str]
 
 
-def write_report(paths: Sequence[Path], directory: Path) -> Path:
-    """Read results from files and directories; write the plots and the report into ``directory``. Raises RunFailed."""
+def write_report(paths: Sequence[Path], directory: Path, failed: Sequence[str] = ()) -> Path:
+    """Read results from files and directories; write the plots and the report into ``directory``. Raises RunFailed.
+
+    ``failed``: command lines that have left no result.
+    """
     results = Results(read(paths))
     directory.mkdir(parents=True, exist_ok=True)
     plots = draw_all(results, directory)
     path = directory / NAME
-    path.write_text(report(results, plots))
+    path.write_text(report(results, plots, failed))
     return path
 
 
-def report(results: Results, plots: Sequence[str]) -> str:
+def report(results: Results, plots: Sequence[str], failed: Sequence[str] = ()) -> str:
     """The whole text."""
     parts: list[tuple[Callable[[Results], Section], tuple[str, ...]]] = [
         (_machine, ()), (_goals, ()), (_comparisons, ("throughput.png", "latency.png")), (_memory, ("memory.png",)),
@@ -44,6 +47,8 @@ def report(results: Results, plots: Sequence[str]) -> str:
     for part, pictures in parts:
         lines += part(results)
         lines += [line for name in pictures if name in plots for line in _picture(name)]
+    if failed:
+        lines += ["## What failed, and has no result", "", *(f"- `{words}`" for words in failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
