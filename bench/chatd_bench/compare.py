@@ -156,7 +156,8 @@ def compare_rows(match: Match, result: Result, absent: dict[str, str]) -> list[s
     for server in result["servers"]:
         if server["void"]:
             done = "void, and counted all the same" if match.keep_void else "left out"
-            lines.append(f"{server['server']}: {server['void']} runs {done}: {'; '.join(server['void_reasons'])}")
+            runs = "1 run" if server["void"] == 1 else f"{server['void']} runs"
+            lines.append(f"{server['server']}: {runs} {done}: {'; '.join(server['void_reasons'])}")
         lines += [f"{server['server']} FAILED: {fault}" for fault in server["failed"]]
     return [*lines, *(f"{name}: not compared, for it could not be installed: {why}" for name, why in absent.items())]
 

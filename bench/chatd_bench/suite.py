@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatd_bench.compare import RATE
 from chatd_bench.faults import RunFailed
 from chatd_bench.machine import describe
 from chatd_bench.reporting.markdown import write_report
@@ -89,11 +90,11 @@ def _all(suite: Suite) -> Iterator[Step]:
     for scenario in ("dm", "group"):
         yield ("profile", scenario, *timed)
     kept = ("--keep-void",) if suite.keep_void else ()
+    rounds = ("--rounds", str(suite.rounds), "--tries", str(suite.tries), *kept)
     peers = ("--peers", suite.peers) if suite.peers else ()
     for scenario in ("dm", "group"):  # an hour each: two steps, so that the first need not be made again for the second
-        yield ("compare", "--scenario", scenario, "--rounds", str(suite.rounds), *peers, *kept, *timed)
-    yield ("compare", "--scenario", "group", "--members", "1000", "--peers", ",".join(ANCHORS), "--rounds", str(suite.rounds),
-           *kept, *timed)  # fmt: skip
+        yield ("compare", "--scenario", scenario, *peers, *rounds, *timed)
+    yield ("compare", "--scenario", "group", "--members", "1000", "--peers", ",".join(ANCHORS), *rounds, *timed)
 
 
 def run_suite(suite: Suite, run: Callable[[list[str]], int]) -> int:
@@ -140,14 +141,16 @@ def _saved(directory: Path) -> list[Saved]:
 
 
 def _counts(one: Saved) -> bool:
-    """py-spy is somebody else on the machine: a profile is void, and is no less of a profile."""
+    """A comparison with a ratio in it does; and a profile that is void, for py-spy is somebody else on the machine."""
+    if one.scenario == "compare":
+        return any(server[f"{RATE}_ratio"] for server in one.result["servers"] if server["server"] != one.baseline)
     return not one.void or one.scenario == "profile"
 
 
 def _tried(step: Step, suite: Suite, run: Callable[[list[str]], int]) -> int:
     """A void run is made once more: the newest that counts is in the report. A comparison does so by itself."""
     place = ("--save", "--results", str(suite.directory), "--step", " ".join(step))
-    for _ in range(suite.tries):
+    for _ in range(1 if step[0] == "compare" else suite.tries):
         before = {one.file for one in _saved(suite.directory)}
         try:
             status = run([*_settled(step, suite.directory), *place])

@@ -9,7 +9,7 @@ import pytest
 from chatd_bench.command_line import make_parser, wrong
 from chatd_bench.suite import HALF, Suite, run_suite
 
-from tests.bench.test_bench_report import MACHINE, flow
+from tests.bench.test_bench_report import MACHINE, compared, flow
 
 
 @pytest.mark.parametrize("name", ["short", "all"])
@@ -104,6 +104,31 @@ def test_what_is_done_is_not_made_again(tmp_path, monkeypatch, capsys, machine, 
     assert ("done already" in capsys.readouterr().err) is not again
     run_suite(suite, recorder(third))
     assert third == first
+
+
+def test_a_comparison_without_a_ratio_is_made_again(tmp_path, monkeypatch):
+    """When the suite is resumed, and not before: it has had its tries within its rounds."""
+    monkeypatch.setattr("chatd_bench.suite.describe", lambda: MACHINE)
+    suite = Suite("all", tmp_path, only=("compare",), tries=3, resume=True)
+    asked = []
+
+    def run(arguments):
+        options = make_parser().parse_args(arguments)
+        asked.append(options.step)
+        result = compared(chatd=1.0, anchor_c=1.0)
+        if options.of == "dm":
+            result["servers"][1]["delivered_per_s_ratio"] = None
+        report = {"scenario": "compare", "server": options.of, "baseline": "chatd", "step": options.step,
+                  "time": "2026-01-01T00:00:00Z",
+                  "parameters": {"of": options.of, "connections": 200, "members": 100, "rounds": 5, "rate": None},
+                  "result": result, "machine": MACHINE}  # fmt: skip
+        (options.results / f"{len(asked)}.json").write_text(json.dumps(report))
+        return 0
+
+    assert run_suite(suite, run) == 0
+    assert [step.split()[2] for step in asked] == ["dm", "group", "group"]
+    assert run_suite(suite, run) == 0
+    assert [step.split()[2] for step in asked[3:]] == ["dm"]
 
 
 def test_what_failed_is_in_the_report(tmp_path):

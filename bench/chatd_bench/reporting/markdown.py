@@ -117,7 +117,8 @@ def _not_counted(one: Saved) -> Section:
     for server in one.result["servers"]:
         if server["void"]:
             done = "counted all the same" if one.parameters.get("keep_void") else "left out"
-            yield f"- {server['server']}: {server['void']} void runs {done}: {'; '.join(server['void_reasons'])}"
+            runs = "1 void run" if server["void"] == 1 else f"{server['void']} void runs"
+            yield f"- {server['server']}: {runs} {done}: {'; '.join(server['void_reasons'])}"
         for fault in server["failed"]:
             yield f"- {server['server']} failed: {fault.splitlines()[0]}"
     for name, why in (one.absent or {}).items():
