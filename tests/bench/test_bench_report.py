@@ -133,6 +133,15 @@ def test_a_peer_without_a_ratio_is_told_with_the_reason(put):
     assert "- prosody-archive failed: a message was lost\n" in text
 
 
+def test_a_comparison_of_some_does_not_take_the_place_of_one_of_all(put):
+    """The newest one that has a server is taken for it."""
+    told = {"server": "dm", "baseline": "chatd", "of": "dm", "connections": 200, "rounds": 3}
+    put("compare", compared(chatd=1.0, socketio_redis=1.5, prosody_archive=30.0), **told)
+    found = verdicts(put("compare", compared(chatd=1.0, prosody_archive=11.0), **told))
+    assert found["the same against Socket.IO + Redis (stores nothing)"].verdict == LEAST
+    assert found["the same against Prosody with archive"].verdict == NOT
+
+
 def pages(p50):
     """Of ``history``, in a small store and in a large one that takes ``p50`` ms."""
     return [

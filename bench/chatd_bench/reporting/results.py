@@ -44,9 +44,11 @@ class Saved:
 
     @property
     def key(self) -> str:
-        """What another run has to have alike to be the same once more."""
+        """What another run has to have alike to be the same once more; of a comparison also who was to be in it."""
         told = {name: value for name, value in self.parameters.items() if name not in UNTOLD}
-        return json.dumps([self.scenario, self.server, self.dialect, self.of, told], sort_keys=True)
+        compared = [server["server"] for server in self.result["servers"]] if self.scenario == "compare" else []
+        asked = sorted([*compared, *(self.absent or ())])
+        return json.dumps([self.scenario, self.server, self.dialect, self.of, told, asked], sort_keys=True)
 
     @property
     def open_loop(self) -> bool:
