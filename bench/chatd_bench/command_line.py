@@ -139,7 +139,7 @@ def _add_many(scenarios: Any) -> None:
     suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
     _add(suite, "--rounds", 5, "N", "of comparisons")
     _add(suite, "--tries", 2, "N", "of a run that is void")
-    suite.add_argument("--peers", metavar="NAME,NAME,...", help="who is compared (all)")
+    suite.add_argument("--peers", type=_server_list, metavar="NAME,NAME,...", help="who is compared (all)")
     suite.add_argument("--keep-void", action="store_true", help="let void runs count in comparisons")
     suite.add_argument("--only", action="append", metavar="SCENARIO", help="of its scenarios only this one; may be repeated")
     suite.add_argument("--resume", action="store_true", help="leave out what this commit has a result of, made on this machine")
@@ -205,6 +205,11 @@ def _servers(text: str) -> list[str]:
     if unknown := set(names) - set(server_names()):
         raise argparse.ArgumentTypeError(f"no server {', '.join(sorted(unknown))}; there are {', '.join(server_names())}")
     return names
+
+
+def _server_list(text: str) -> str:
+    """A wrong name is told at once, and not by the step that has it, after hours."""
+    return ",".join(_servers(text))
 
 
 def _steps(text: str) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,11 @@ class Suite:
     resume: bool = False
 
     def steps(self) -> list[Step]:
-        """In the order in which they are run."""
-        made = _short(self) if self.name == "short" else _all(self)
+        """In the order in which they are run. Raises RunFailed where ``only`` names what is not there."""
+        made = list(_short(self) if self.name == "short" else _all(self))
+        if unknown := set(self.only) - {step[0] for step in made}:
+            there = ", ".join(dict.fromkeys(step[0] for step in made))
+            raise RunFailed(f"--only {', '.join(sorted(unknown))}: the suite {self.name} has {there}")
         return [step for step in made if not self.only or step[0] in self.only]
 
 
@@ -156,6 +160,9 @@ def _tried(step: Step, suite: Suite, run: Callable[[list[str]], int]) -> int:
             status = run([*_settled(step, suite.directory), *place])
         except RunFailed as fault:
             _tell(f"FAILED: {fault}")
+            return 1
+        except Exception:  # noqa: BLE001 - a mistake in one step is shown, and does not cost the others' hours
+            traceback.print_exc()
             return 1
         if status or all(_counts(one) for one in _saved(suite.directory) if one.file not in before):
             return status

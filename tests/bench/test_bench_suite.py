@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from chatd_bench.cli import main
 from chatd_bench.command_line import make_parser, wrong
 from chatd_bench.suite import HALF, Suite, run_suite
 
@@ -75,7 +76,7 @@ def recorder(asked, void=()):
         asked.append(options.step)
         report = {"scenario": options.scenario, "server": "chatd", "step": options.step,
                   "time": f"2026-01-01T00:00:0{len(asked)}Z",
-                  "parameters": {"members": getattr(options, "members", None), "nodes": 1, "rate": None},
+                  "parameters": {"connections": 2, "nodes": 1, "rate": None},
                   "result": flow(10.0, void=void), "machine": MACHINE}  # fmt: skip
         (options.results / f"{len(asked)}-{options.scenario}.json").write_text(json.dumps(report))
         return 0
@@ -136,3 +137,28 @@ def test_what_failed_is_in_the_report(tmp_path):
     recorded = recorder([])
     assert run_suite(Suite("short", tmp_path, only=("mix", "idle")), lambda asked: asked[0] == "idle" or recorded(asked)) == 1
     assert "- `idle`" in (tmp_path / "report.md").read_text()
+
+
+def test_a_mistake_in_a_step_does_not_end_the_others(tmp_path, capsys):
+    """Whatever it is, it is shown, and hours of others go on."""
+    recorded = recorder([])
+
+    def run(arguments):
+        if arguments[0] == "mix":
+            raise ZeroDivisionError("a mistake")
+        return recorded(arguments)
+
+    assert run_suite(Suite("short", tmp_path, only=("mix", "dm")), run) == 1
+    assert "ZeroDivisionError: a mistake" in capsys.readouterr().err
+    assert "- `mix" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("words", [("--only", "foo"), ("--peers", "foo")])
+def test_what_is_not_there_is_told_before_anything_runs(tmp_path, capsys, words):
+    try:
+        assert main(["suite", "all", "--results", str(tmp_path), *words]) == 1
+    except SystemExit as end:
+        assert end.code == 2
+    said = capsys.readouterr().err
+    assert "foo" in said
+    assert "== 1 of" not in said
