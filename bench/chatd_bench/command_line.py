@@ -85,7 +85,7 @@ def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     _add(history, "--users", 10_000, "N", "who have written them")
     _add(history, "--requests", 2000, "R", "pages of each kind")
     _add(history, "--limit", 50, "E", "events in a page")
-    _command(scenarios, "quick", parents, "dm, group and idle, tiny: that they run, and their checks hold", "In ten seconds.")
+    _command(scenarios, "quick", parents, "tiny dm, group and idle: that they run, and their checks hold", "In ten seconds.")
 
 
 def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
@@ -96,10 +96,10 @@ def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
     presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
     _add(presence, "--generators", 1, "N", "generator processes")
-    limits = _command(scenarios, "limits", [saved], "chatd's rate limits: a check's cost, and how well nodes share one")
+    limits = _command(scenarios, "limits", [saved], "rate limits of chatd: a check's cost, and how well nodes share one")
     limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
     _add(limits, "--nodes", 4, "N", "that share a limit")
-    search = _command(scenarios, "search", [saved], "chatd's searching and completing in a long history, made first")
+    search = _command(scenarios, "search", [saved], "searching and completing in a long history of chatd, made first")
     _add(search, "--users", 100_000, "N", "in the store")
     _add(search, "--messages", 1_000_000, "N", "in the store")
     _add(search, "--requests", 1000, "R", "of each kind")

@@ -203,7 +203,7 @@ def everything(put) -> Path:
         put("catchup", {"catch_up": caught, "void": []}, missed=10_000, stored=stored)
     spans = [{"name": name, **flow(1000.0)} for name in ("before", "during", "after")]
     storm = {"connections": 5000, "seconds": 8.0, "live_ms": latency(), "others_p99_factor": 1.5}
-    put("storm", {"spans": spans, "storm": storm, "void": [], "cpu": CPU}, connections=5000, rate=1000.0)
+    put("storm", {"spans": spans, "storm": storm, "void": [], "cpu": CPU}, connections=5000, rate=1000.0, during=10.0)
     put("presence", {"share": 0.03}, server="")
     profile = {"functions": [{"function": "f", "file": "a.py", "self_us": 1.5, "total_us": 2.5}], "samples": 10}
     put("profile", {**flow(30_000.0), **profile, "us_per_message": 30.0, "us_per_delivery": 30.0}, of="dm", connections=100)

@@ -211,7 +211,8 @@ def _storm(results: Results) -> Iterator[Goal]:
         storm = run.result["storm"]
         factor = storm.get("others_p99_factor", math.inf)  # none where nothing was delivered to them
         figures = [Figure(storm["seconds"], 10, up=False), Figure(factor, 2, up=False)]
-        yield judged(*texts, figures, f"{storm['seconds']:.1f} s; the others' p99 {factor:.2f} times", run.void)
+        others = f"the others' p99 {factor:.2f} times, over {run.parameters['during']:g} s from the loss on"
+        yield judged(*texts, figures, f"{storm['seconds']:.1f} s; {others}", run.void)
         return
     yield Goal(*texts)
 
