@@ -34,7 +34,8 @@ def positive(text: str) -> int:
 def add_parser(parsers: Parsers) -> None:
     """Its options."""
     what = "two nodes of chatd lose Redis for a while, under load, and get it back"
-    outage = parsers.add_parser("outage", help=what, description=f"{what[0].upper()}{what[1:]}. bench/README.md says what is checked.")
+    described = f"{what[0].upper()}{what[1:]}. bench/README.md says what is checked."
+    outage = parsers.add_parser("outage", help=what, description=described)
     outage.add_argument("--connections", type=positive, default=2000, metavar="N", help="over both nodes (%(default)s)")
     outage.add_argument("--group-size", type=positive, default=12, metavar="M", help="a multiple of 4 (%(default)s)")
     outage.add_argument("--rate", type=positive, default=300, metavar="R", help="messages a second, in all (%(default)s)")

@@ -129,7 +129,7 @@ def test_a_peer_without_a_ratio_is_told_with_the_reason(put):
     assert (failed.verdict, failed.void) == (VOID, ("a message was lost", "it failed"))
     write_report([directory], directory)
     text = (directory / "report.md").read_text()
-    assert "- ejabberd-archive: could not be installed: no apt-get\n" in text
+    assert "- ejabberd-archive: could not be installed: no apt-get advice\n" in text
     assert "- prosody-archive failed: a message was lost\n" in text
 
 

@@ -122,7 +122,7 @@ def _not_counted(one: Saved) -> Section:
         for fault in server["failed"]:
             yield f"- {server['server']} failed: {fault.splitlines()[0]}"
     for name, why in (one.absent or {}).items():
-        yield f"- {name}: could not be installed: {why.splitlines()[0]}"
+        yield f"- {name}: could not be installed: {' '.join(why.splitlines())}"
 
 
 def _server_row(server: dict[str, Any], one: Saved) -> tuple[str, ...]:
