@@ -135,7 +135,8 @@ def _add_many(scenarios: Any) -> None:
     report.add_argument("--to", type=Path, default=RESULTS, metavar="DIR", help="where it goes (%(default)s)")
     steps = "Each step is a command line, printed before it is run; one that fails does not end the others."
     suite = _command(scenarios, "suite", (), "many runs, and their report: make bench and make bench-peers", steps)
-    suite.add_argument("of", choices=SUITES, help="short: chatd and the anchors; all: every scenario but search and outage, and every server")
+    which = "short: chatd and the anchors; all: every scenario but search and outage, and every server"
+    suite.add_argument("of", choices=SUITES, help=which)
     suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
     _add(suite, "--rounds", 5, "N", "of comparisons")
     _add(suite, "--tries", 2, "N", "of a run that is void")

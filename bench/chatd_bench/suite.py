@@ -72,7 +72,7 @@ def _short(suite: Suite) -> Iterator[Step]:
 
 
 def _all(suite: Suite) -> Iterator[Step]:
-    """Every size, every server, and every scenario that has a part in the report's first table, or a cost: in two to three hours."""
+    """Every size, every server, and every scenario but ``search`` and ``outage``: in two to three hours."""
     timed = ("--seconds", f"{suite.seconds:g}")
     for connections in ("100", "200", "1000", "10000"):
         yield ("dm", "--connections", connections, *timed)
