@@ -10,6 +10,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Options go through ARGS:  make run ARGS='--listen 0.0.0.0:8080'   make test ARGS='tests/wire -x'"
+	@echo "                            make bench ARGS='dm --open-loop 5000'       make bench ARGS=--help"
 	@echo "  PYTHON=...  which Python to use (3.11 or later)    VENV=...  where (now $(VENV))"
 
 run: ## Start a server (Ctrl-C stops it)
@@ -35,11 +36,11 @@ compiled: ## Install chatd with its message path compiled, into $(VENV)-compiled
 	@$(VENV)-compiled/bin/python .ci/compile
 	@echo "run it with: $(VENV)-compiled/bin/chatd serve"
 
-bench: ## Measure chatd and what would be possible, in about six minutes
+bench: ## Measure chatd, and the least that any server does, in six minutes; the report is in bench/results/short
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/python -P -m chatd_bench $(or $(ARGS),suite short)
 
-bench-peers: ## Measure everything, other servers too, which are installed first; it takes hours
+bench-peers: ## Measure everything, and other servers, which it installs: hours (ARGS=--resume goes on); bench/results/all
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/python -P -m chatd_bench suite all $(ARGS)
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from chatd_bench import outage_command
-from chatd_bench.command_line import RESULTS, common_of, make_parser, wrong
+from chatd_bench.command_line import common_of, make_parser, wrong
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
 from chatd_bench.machine import describe
-from chatd_bench.report import render, save
+from chatd_bench.report import RESULTS, render, save
 from chatd_bench.scenarios.flow import run_dm, run_group, run_mix
 from chatd_bench.scenarios.idle import run_idle
 from chatd_bench.scenarios.slow import run_slow
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 def _run_suite(options: argparse.Namespace) -> int:
     from chatd_bench.suite import Suite, run_suite
 
-    chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "tries", "peers", "keep_void")}
+    chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "tries", "peers", "keep_void", "resume")}
     directory = options.results or RESULTS / options.of
     return run_suite(Suite(options.of, directory, only=options.only or (), **chosen), main)
 
@@ -116,12 +116,8 @@ def _run_compare(options: argparse.Namespace) -> None:
         parameters = {"of": scenario, **sizes, **rounds, **loop}
         print(" ".join(f"{key}={value}" for key, value in parameters.items()))
         print("\n".join(compare_rows(match, result, absent)), end="\n\n", flush=True)
-        report = {
-            "scenario": "compare", "server": scenario, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "baseline": match.baseline, "parameters": parameters, "absent": absent, "result": result, "machine": describe(),
-        }  # fmt: skip
-        if options.save:
-            print(f"saved in {save(report, options.results)}")
+        compared = {"scenario": "compare", "server": scenario, "baseline": match.baseline, "absent": absent}
+        _save(options, {**compared, "parameters": parameters, "result": result})
 
 
 def _run_outage(options: argparse.Namespace) -> None:
@@ -166,13 +162,16 @@ def _show_plainly(
     width = max(12, *(len(name) for name, _ in rows))
     shown = [("scenario", f"{options.scenario}   {given}"), *rows]
     print("\n".join(f"{name:<{width}} {text}" for name, text in shown))
+    server = {"server": options.server} if hasattr(options, "server") else {}
+    _save(options, {"scenario": options.scenario, **server, "parameters": parameters, "result": result})
+
+
+def _save(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Where it is asked for; with the time, the machine, and the step of a suite that it is."""
     if options.save:
-        server = {"server": options.server} if hasattr(options, "server") else {}
-        report = {
-            "scenario": options.scenario, **server, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "parameters": parameters, "result": result, "machine": describe(),
-        }  # fmt: skip
-        print(f"saved in {save(report, options.results)}")
+        step = {"step": options.step} if getattr(options, "step", None) else {}
+        whole = {**report, **step, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "machine": describe()}
+        print(f"saved in {save(whole, options.results)}")
 
 
 # --- those that any server can do ---------------------------------------------------------------------
@@ -236,11 +235,8 @@ def _show(
         "scenario": scenario,
         "server": common.server,
         "dialect": common.dialect or make_server(common.server).dialects[0],
-        "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "parameters": {**parameters, **timing, "nodes": common.nodes, "generators": common.generators},
         "result": result,
-        "machine": describe(),
     }
     print(render(report), end="\n\n", flush=True)
-    if options.save:
-        print(f"saved in {save(report, options.results)}")
+    _save(options, report)

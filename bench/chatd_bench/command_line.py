@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from chatd_bench import outage_command
+from chatd_bench.dialects.registry import dialect_names
 from chatd_bench.outage_command import positive
+from chatd_bench.report import RESULTS
 from chatd_bench.scenarios.flow import MIX_RATE
 from chatd_bench.scenarios.stage import Options
 from chatd_bench.servers.chatd import AUDIENCE, ISSUER, running_server
-from chatd_bench.servers.registry import server_names
+from chatd_bench.servers.registry import make_server, server_names
 
-RESULTS = Path("bench/results")
 MAX_USERS = 1001
 """Names that one ``create`` can hold, and its owner."""
 STORM_RATE = 1000.0
@@ -21,62 +23,85 @@ SLOW_RATE = 500.0
 SLOW_BODY_BYTES = 1000
 SUITES = ("short", "all")
 QUICK_HEARTBEAT_MS = "1500"
+ABOUT = "Measures messaging servers: starts one, loads it with thousands of WebSocket clients, and checks every message."
+EPILOG = f"""`COMMAND --help` tells what each does and takes; bench/README.md, what is measured, what makes a run void, and how to
+read the figures. Results are saved with --save, in {RESULTS}. Exit status: 0 also for a slow or void run, 1 where a check
+failed or the server could not be loaded, 2 for a wrong command line."""
+CLOSED_LOOP = "A closed loop, which finds saturation, or with --open-loop a plan, for latencies."
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Of everything that ``python -m chatd_bench`` can do."""
-    parser = argparse.ArgumentParser(prog="python -m chatd_bench", description="Load for messaging servers.")
-    scenarios = parser.add_subparsers(dest="scenario", required=True)
+    parser = argparse.ArgumentParser(prog="python -m chatd_bench", description=ABOUT, epilog=EPILOG)
+    scenarios = parser.add_subparsers(dest="scenario", required=True, metavar="COMMAND", title="commands")
     common, timed, saved = _common_options(), _timed_options(), _saved_options()
-    dm = scenarios.add_parser("dm", parents=[common, timed, saved], help="pairs of connections that write to each other")
-    _add(dm, "--connections", 200, "N", "")
-    group = scenarios.add_parser("group", parents=[common, timed, saved], help="one group, all members connected")
-    _add(group, "--members", 100, "M", "")
-    _add(group, "--senders", 10, "K", "members who write")
-    mix = scenarios.add_parser("mix", parents=[common, timed, saved], help=f"groups of eleven; {MIX_RATE:,.0f} messages a second")
-    _add(mix, "--groups", 200, "G", "")
-    storm = scenarios.add_parser("storm", parents=[common, timed, saved], help="all reconnect at once, while others write")
-    _add(storm, "--connections", 5000, "N", "who come back")
-    _add(storm, "--others", 200, "N", "who write meanwhile, in pairs")
-    storm.add_argument("--during", type=float, default=10.0, metavar="S", help="what counts as the storm (%(default)s)")
-    slow = scenarios.add_parser("slow", parents=[common, timed, saved], help="a group some of whose members stop reading")
-    _add(slow, "--members", 100, "M", "")
-    _add(slow, "--senders", 10, "K", "members who write")
-    _add(slow, "--slow", 1, "K", "members who read slowly, and do not write")
-    slow.add_argument("--bytes-per-second", type=int, default=0, metavar="B", help="that these read (0: nothing)")
-    idle = scenarios.add_parser("idle", parents=[common, saved], help="memory and CPU of connections that are only there")
-    idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
-    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
-    catchup = scenarios.add_parser("catchup", parents=[common, saved], help="what was missed, all at once")
-    _add(catchup, "--missed", 10_000, "N", "")
-    _add(catchup, "--repeats", 5, "N", "")
-    catchup.add_argument("--stored", type=int, default=0, metavar="N", help="messages in the store before (%(default)s)")
-    _add(catchup, "--users", 10_000, "N", "who have written those")
-    history = scenarios.add_parser("history", parents=[common, saved], help="pages, with few messages stored and with many")
-    history.add_argument("--stored", type=_steps, default=[10_000, 10_000_000], metavar="N,N", help="(10000,10000000)")
-    _add(history, "--users", 10_000, "N", "who have written them")
-    _add(history, "--requests", 2000, "R", "of each kind")
-    _add(history, "--limit", 50, "E", "events in a page")
-    scenarios.add_parser("quick", parents=[common, saved], help="dm, group and idle, tiny: that they run, and their checks hold")
+    _add_flows(scenarios, common, timed, saved)
+    _add_states(scenarios, common, saved)
     _add_profile(scenarios, common, timed, saved)
     _add_alone(scenarios, saved)
     return parser
 
 
+def _command(scenarios: Any, name: str, parents: Sequence[argparse.ArgumentParser], what: str, more: str = "") -> Any:
+    """``what`` is its line in the list of commands; ``--help`` has ``more`` behind it."""
+    described = f"{what[0].upper()}{what[1:]}. {more}".strip()
+    return scenarios.add_parser(name, parents=parents, help=what, description=described)
+
+
+def _add_flows(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
+    dm = _command(scenarios, "dm", parents, "pairs of connections that write to each other", CLOSED_LOOP)
+    _add(dm, "--connections", 200, "N", "all of them, two for each pair")
+    group = _command(scenarios, "group", parents, "one group, all members connected, some of whom write", CLOSED_LOOP)
+    _add(group, "--members", 100, "M", "of the group")
+    _add(group, "--senders", 10, "K", "members who write")
+    what = f"groups of eleven, all of whom write, {MIX_RATE:,.0f} messages a second by a plan"
+    mix = _command(scenarios, "mix", parents, what)
+    _add(mix, "--groups", 200, "G", "of eleven members each")
+    storm = _command(scenarios, "storm", parents, "all reconnect at once, while others write by a plan")
+    _add(storm, "--connections", 5000, "N", "who come back")
+    _add(storm, "--others", 200, "N", "who write meanwhile, in pairs")
+    storm.add_argument("--during", type=float, default=10.0, metavar="S", help="what counts as the storm (%(default)s)")
+    slow = _command(scenarios, "slow", parents, "a group some of whose members stop reading in the second half", "By a plan.")
+    _add(slow, "--members", 100, "M", "of the group")
+    _add(slow, "--senders", 10, "K", "members who write")
+    _add(slow, "--slow", 1, "K", "members who read slowly, and do not write")
+    slow.add_argument("--bytes-per-second", type=int, default=0, metavar="B", help="that these read (0: nothing)")
+
+
+def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
+    """What a server costs that keeps connections, or messages."""
+    idle = _command(scenarios, "idle", parents, "memory and CPU of connections that are only there, with heartbeats")
+    steps = "connections (2000,5000,10000)"
+    idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help=steps)
+    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="how long each step is held (%(default)s)")
+    catchup = _command(scenarios, "catchup", parents, "what one has missed, all at once")
+    _add(catchup, "--missed", 10_000, "N", "messages")
+    _add(catchup, "--repeats", 5, "N", "logins that get all of them")
+    catchup.add_argument("--stored", type=int, default=0, metavar="N", help="messages in the store before (%(default)s)")
+    _add(catchup, "--users", 10_000, "N", "who have written those")
+    history = _command(scenarios, "history", parents, "pages of history, with few messages stored and with many",
+                       "The stores are made first, at about 20,000 messages a second.")  # fmt: skip
+    history.add_argument("--stored", type=_steps, default=[10_000, 10_000_000], metavar="N,N", help="(10000,10000000)")
+    _add(history, "--users", 10_000, "N", "who have written them")
+    _add(history, "--requests", 2000, "R", "pages of each kind")
+    _add(history, "--limit", 50, "E", "events in a page")
+    _command(scenarios, "quick", parents, "tiny dm, group and idle: that they run, and their checks hold", "In ten seconds.")
+
+
 def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
-    presence = scenarios.add_parser("presence", parents=[saved], help="what it costs to tell who is there")
+    presence = _command(scenarios, "presence", [saved], "what it costs chatd to tell who is there")
     _add(presence, "--users", 10_000, "N", "who are online")
     _add(presence, "--watch", 50, "W", "whom each watches")
     presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
     presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
     presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
     _add(presence, "--generators", 1, "N", "generator processes")
-    limits = scenarios.add_parser("limits", parents=[saved], help="rate limits: a check's cost, and how well nodes share one")
+    limits = _command(scenarios, "limits", [saved], "rate limits of chatd: a check's cost, and how well nodes share one")
     limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
     _add(limits, "--nodes", 4, "N", "that share a limit")
-    search = scenarios.add_parser("search", parents=[saved], help="searching and completing in a long history, made first")
-    _add(search, "--users", 100_000, "N", "")
-    _add(search, "--messages", 1_000_000, "N", "")
+    search = _command(scenarios, "search", [saved], "searching and completing in a long history of chatd, made first")
+    _add(search, "--users", 100_000, "N", "in the store")
+    _add(search, "--messages", 1_000_000, "N", "in the store")
     _add(search, "--requests", 1000, "R", "of each kind")
     _add(search, "--searchers", 4, "S", "at once")
     _add_compare(scenarios, saved)
@@ -85,14 +110,17 @@ def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
-    compare = scenarios.add_parser("compare", parents=[_timed_options(), saved], help="several servers, in interleaved rounds")
+    compare = _command(
+        scenarios, "compare", [_timed_options(), saved], "several servers, in interleaved rounds",
+        "Each is installed when it is first asked for; one that cannot be is left out, and the report says why.",
+    )  # fmt: skip
     compare.add_argument("--baseline", choices=server_names(), default="chatd", metavar="NAME", help="(%(default)s)")
     compare.add_argument("--peers", type=_servers, metavar="NAME,NAME,...", help=f"all of {', '.join(server_names())}")
     compare.add_argument("--scenario", dest="of", choices=("dm", "group", "both"), default="both", help="(%(default)s)")
-    _add(compare, "--connections", 200, "N", "dm:")
-    _add(compare, "--members", 100, "M", "group:")
+    _add(compare, "--connections", 200, "N", "dm: all of them")
+    _add(compare, "--members", 100, "M", "group: all of them")
     _add(compare, "--senders", 10, "K", "group: members who write")
-    _add(compare, "--rounds", 5, "N", "")
+    _add(compare, "--rounds", 5, "N", "in each of which every server is measured once")
     _add(compare, "--tries", 2, "N", "of a run that is void, within its round")
     _add(compare, "--generators", 1, "N", "generator processes")
     compare.add_argument("--keep-void", action="store_true", help="let void runs count, on a machine that is never quiet")
@@ -101,38 +129,45 @@ def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
 
 def _add_many(scenarios: Any) -> None:
     """What is made of results, and what makes many."""
-    report = scenarios.add_parser("report", help="saved results as Markdown and plots, with what is to be reached")
+    takes = "Takes the extra `bench`, which `make bench` installs."
+    report = _command(scenarios, "report", (), "saved results as Markdown and plots, with what is to be reached", takes)
     report.add_argument("of", type=Path, nargs="*", default=[RESULTS], metavar="RESULT", help=f"files or directories ({RESULTS})")
     report.add_argument("--to", type=Path, default=RESULTS, metavar="DIR", help="where it goes (%(default)s)")
-    suite = scenarios.add_parser("suite", help="many runs, and their report")
-    suite.add_argument("of", choices=SUITES, help="short: chatd and the anchors; all: every scenario and every server")
+    steps = "Each step is a command line, printed before it is run; one that fails does not end the others."
+    suite = _command(scenarios, "suite", (), "many runs, and their report: make bench and make bench-peers", steps)
+    which = "short: chatd and the anchors; all: every scenario but search and outage, and every server"
+    suite.add_argument("of", choices=SUITES, help=which)
     suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
     _add(suite, "--rounds", 5, "N", "of comparisons")
     _add(suite, "--tries", 2, "N", "of a run that is void")
-    suite.add_argument("--peers", metavar="NAME,NAME,...", help="who is compared (all)")
+    suite.add_argument("--peers", type=_server_list, metavar="NAME,NAME,...", help="who is compared (all)")
     suite.add_argument("--keep-void", action="store_true", help="let void runs count in comparisons")
     suite.add_argument("--only", action="append", metavar="SCENARIO", help="of its scenarios only this one; may be repeated")
+    suite.add_argument("--resume", action="store_true", help="leave out what this commit has a result of, made on this machine")
     suite.add_argument("--results", type=Path, metavar="DIR", help=f"where ({RESULTS}/short, {RESULTS}/all)")
 
 
 def _add_profile(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
-    profile = scenarios.add_parser("profile", parents=parents, help="where the server's CPU time goes for a message")
+    takes = "Takes the extra `bench`, and the right to look into processes: root, or kernel.yama.ptrace_scope at 0."
+    profile = _command(scenarios, "profile", parents, "where the server's CPU time goes for a message, by py-spy", takes)
     profile.add_argument("of", choices=("dm", "group"), help="the scenario")
-    _add(profile, "--connections", 200, "N", "dm:")
-    _add(profile, "--members", 100, "M", "group:")
+    _add(profile, "--connections", 200, "N", "dm: all of them")
+    _add(profile, "--members", 100, "M", "group: all of them")
     _add(profile, "--senders", 10, "K", "group: members who write")
     _add(profile, "--samples", 200, "HZ", "looks a second")
 
 
-def _add(parser: argparse.ArgumentParser, name: str, default: int, letter: str, what: str) -> None:
-    parser.add_argument(name, type=positive, default=default, metavar=letter, help=f"{what} (%(default)s)".strip())
+def _add(parser: Any, name: str, default: int, letter: str, what: str) -> None:
+    parser.add_argument(name, type=positive, default=default, metavar=letter, help=f"{what} (%(default)s)")
 
 
 def _common_options() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--server", choices=server_names(), default="chatd", metavar="NAME", help="(%(default)s)")
+    parser = argparse.ArgumentParser(add_help=False)
+    common = parser.add_argument_group("whom to load")
+    servers, dialects = ", ".join(server_names()), ", ".join(dialect_names())
+    common.add_argument("--server", choices=server_names(), default="chatd", metavar="NAME", help=f"{servers} (%(default)s)")
     common.add_argument("--encoding", choices=("cbor", "json"), help="of chatd's (cbor)")
-    common.add_argument("--dialect", metavar="NAME", help="the server's first one")
+    common.add_argument("--dialect", choices=dialect_names(), metavar="NAME", help=f"{dialects} (the server's first one)")
     _add(common, "--nodes", 1, "N", "server processes")
     common.add_argument("--url", help="load the chatd at http://HOST:PORT instead of starting a server")
     common.add_argument("--key-file", type=Path, help="with --url: private Ed25519 key (PEM) of an issuer it trusts")
@@ -140,27 +175,30 @@ def _common_options() -> argparse.ArgumentParser:
     common.add_argument("--audience", default=AUDIENCE, help="with --url: its audience (%(default)s)")
     common.add_argument("--pid", type=int, help="with --url: the server's process, for its CPU time and memory")
     _add(common, "--generators", 1, "N", "generator processes")
-    return common
+    return parser
 
 
 def _timed_options() -> argparse.ArgumentParser:
-    timed = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False)
+    timed = parser.add_argument_group("how it is loaded")
     timed.add_argument("--open-loop", type=float, metavar="RATE", help="messages a second, by a plan (else a closed loop)")
     timed.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson", help="of the plan (%(default)s)")
     timed.add_argument("--seed", default="1", help="of the plan (%(default)s)")
     timed.add_argument("--closed-loop", action="store_true", help="where a plan is the default: saturation instead")
-    _add(timed, "--window", 5, "W", "closed loop: sends in flight, each")
+    _add(timed, "--window", 5, "W", "closed loop: sends in flight, of each sender")
     timed.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured (%(default)s)")
     timed.add_argument("--warmup", type=float, default=3.0, metavar="S", help="what comes before it (%(default)s)")
-    timed.add_argument("--body-bytes", type=positive, metavar="B", help="(120; slow: 1000)")
-    return timed
+    timed.add_argument("--body-bytes", type=positive, metavar="B", help="of each message (120; slow: 1000)")
+    return parser
 
 
 def _saved_options() -> argparse.ArgumentParser:
-    saved = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False)
+    saved = parser.add_argument_group("where the result goes")
     saved.add_argument("--save", action="store_true", help="keep the result as JSON")
     saved.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")
-    return saved
+    saved.add_argument("--step", help=argparse.SUPPRESS)  # of a suite, which finds by it what is done already
+    return parser
 
 
 def _servers(text: str) -> list[str]:
@@ -168,6 +206,11 @@ def _servers(text: str) -> list[str]:
     if unknown := set(names) - set(server_names()):
         raise argparse.ArgumentTypeError(f"no server {', '.join(sorted(unknown))}; there are {', '.join(server_names())}")
     return names
+
+
+def _server_list(text: str) -> str:
+    """A wrong name is told at once, and not by the step that has it, after hours."""
+    return ",".join(_servers(text))
 
 
 def _steps(text: str) -> list[int]:
@@ -193,6 +236,9 @@ def wrong(options: argparse.Namespace) -> str | None:
         return None
     if options.url and options.key_file is None:
         return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
+    dialect, understood = _dialect_of(options), make_server(options.server).dialects
+    if dialect is not None and dialect not in understood:
+        return f"{dialect}: {options.server} understands {', '.join(understood)}"
     return _wrong_size(options)
 
 
@@ -213,14 +259,19 @@ def _wrong_size(options: argparse.Namespace) -> str | None:
     return None
 
 
+def _dialect_of(options: argparse.Namespace) -> str | None:
+    """None: the server's first one."""
+    named: str | None = options.dialect
+    return named or (f"chatd-{options.encoding}" if options.encoding else None)
+
+
 def common_of(options: argparse.Namespace, running: bool = True) -> Options:
     """What all scenarios are told."""
     target = None
     if options.url and running:
         target = running_server(options.url, options.key_file, options.issuer, options.audience, options.pid)
-    dialect = options.dialect or (f"chatd-{options.encoding}" if options.encoding else None)
     chosen: dict[str, Any] = {
-        "server": options.server, "dialect": dialect, "nodes": options.nodes, "generators": options.generators,
+        "server": options.server, "dialect": _dialect_of(options), "nodes": options.nodes, "generators": options.generators,
         "running": target,
     }  # fmt: skip
     if hasattr(options, "open_loop"):

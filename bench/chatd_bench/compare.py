@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from chatd_bench.faults import RunFailed
+from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.scenarios.stage import Result, void_reasons
 from chatd_bench.servers.registry import make_server
 
@@ -76,7 +76,7 @@ def _tried(tries: int, number: int, name: str, measure: Measure) -> list[Result]
         try:
             result = measure(name)
             runs.append(entry | {key: result[key] for key in KEPT if key in result})
-        except RunFailed as fault:
+        except (RunFailed, NotOffered) as fault:
             runs.append(entry | {"failed": str(fault), "void": ["it failed"]})
             print(f"{name} FAILED: {fault}", file=sys.stderr, flush=True)
         if not runs[-1]["void"]:
@@ -156,7 +156,9 @@ def compare_rows(match: Match, result: Result, absent: dict[str, str]) -> list[s
     for server in result["servers"]:
         if server["void"]:
             done = "void, and counted all the same" if match.keep_void else "left out"
-            lines.append(f"{server['server']}: {server['void']} runs {done}: {'; '.join(server['void_reasons'])}")
+            runs = "1 run" if server["void"] == 1 else f"{server['void']} runs"
+            lines.append(f"{server['server']}: {runs} {done}: {'; '.join(server['void_reasons'])}")
+        lines += [f"{server['server']} FAILED: {fault}" for fault in server["failed"]]
     return [*lines, *(f"{name}: not compared, for it could not be installed: {why}" for name, why in absent.items())]
 
 

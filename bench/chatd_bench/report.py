@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Rows = list[tuple[str, str]]
+RESULTS = Path("bench/results")
 
 
 def render(report: dict[str, Any]) -> str:

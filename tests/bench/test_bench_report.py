@@ -36,10 +36,11 @@ def put(tmp_path):
     """Saves a result; the later ones are the newer."""
     made = []
 
-    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", **parameters):
+    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", absent=None, **parameters):
         made.append(scenario)
         report = {
             "scenario": scenario, "server": server, "time": f"2026-01-01T00:00:{len(made):02d}Z", "baseline": baseline,
+            "absent": absent,
             "dialect": "chatd-cbor", "result": result, "machine": machine,
             "parameters": {"nodes": 1, "seconds": 10.0, **parameters},
         }  # fmt: skip
@@ -59,7 +60,8 @@ def compared(**medians):
     ratio = {name: {"median": value, "low": value, "high": value, "each": [value] * 3} for name, value in medians.items()}
     servers = [
         {"server": name.replace("_", "-"), "keeps_history": "archive" in name, "versions": {"it": "1"}, "void": 1,
-         "void_reasons": [BUSY], "delivered_per_s": 5.0, "delivered_per_cpu_s": 5.0, "latency_ms": {"p50": 1.0, "p99": 2.0},
+         "void_reasons": [BUSY], "failed": [], "delivered_per_s": 5.0, "delivered_per_cpu_s": 5.0,
+         "latency_ms": {"p50": 1.0, "p99": 2.0},
          "delivered_per_s_ratio": ratio[name], "delivered_per_cpu_s_ratio": ratio[name]}
         for name in medians
     ]  # fmt: skip
@@ -115,6 +117,56 @@ def test_ratios_are_those_of_the_comparison(put):
     assert found["the same against ejabberd with archive"].verdict == NONE
 
 
+def test_a_peer_without_a_ratio_is_told_with_the_reason(put):
+    """It could not be installed; or all its runs failed; it is never missing in silence."""
+    result = compared(chatd=1.0, prosody_archive=1.0)
+    result["servers"][1] |= {"delivered_per_s_ratio": None, "failed": ["a message was lost\nlog"], "void_reasons": ["it failed"]}
+    absent = {"ejabberd-archive": "no apt-get\nadvice"}
+    directory = put("compare", result, server="dm", baseline="chatd", of="dm", connections=200, rounds=3, absent=absent)
+    found = verdicts(directory)
+    missing, failed = found["the same against ejabberd with archive"], found["the same against Prosody with archive"]
+    assert (missing.verdict, missing.measured) == (NONE, "it could not be installed")
+    assert (failed.verdict, failed.void) == (VOID, ("a message was lost", "it failed"))
+    write_report([directory], directory)
+    text = (directory / "report.md").read_text()
+    assert "- ejabberd-archive: could not be installed: no apt-get advice\n" in text
+    assert "- prosody-archive failed: a message was lost\n" in text
+
+
+def test_a_comparison_of_some_does_not_take_the_place_of_one_of_all(put):
+    """The newest one that has a server is taken for it."""
+    told = {"server": "dm", "baseline": "chatd", "of": "dm", "connections": 200, "rounds": 3}
+    put("compare", compared(chatd=1.0, socketio_redis=1.5, prosody_archive=30.0), **told)
+    found = verdicts(put("compare", compared(chatd=1.0, prosody_archive=11.0), **told))
+    assert found["the same against Socket.IO + Redis (stores nothing)"].verdict == LEAST
+    assert found["the same against Prosody with archive"].verdict == NOT
+
+
+def pages(p50):
+    """Of ``history``, in a small store and in a large one that takes ``p50`` ms."""
+    return [
+        {"what": what, "messages": count, "requests": 9, "latency_ms": {**latency(), "p50": time}}
+        for what in ("newest", "anywhere") for count, time in ((10_000, 2.0), (10_000_000, p50))
+    ]  # fmt: skip
+
+
+def test_a_void_look_at_history_reaches_nothing(put):
+    """And never stands in for one that counts."""
+    directory = put("history", {"pages": pages(2.0), "void": [BUSY]}, stored=[10_000, 10_000_000])
+    goal = "history page, newest, with 10 M messages"
+    assert (verdicts(directory)[goal].verdict, verdicts(directory)[goal].void) == (VOID, (BUSY,))
+    put("history", {"pages": pages(9.0), "void": []}, stored=[10_000, 10_000_000])
+    directory = put("history", {"pages": pages(2.0), "void": [BUSY]}, stored=[10_000, 10_000_000], requests=7)
+    assert verdicts(directory)[goal].verdict == NOT
+
+
+def test_nothing_delivered_reaches_no_bound(put):
+    run = flow(0.0)
+    run["latency_ms"]["delivery"] = None
+    directory = put("mix", run, groups=200, rate=11_574.0, seconds=60.0)
+    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NOT
+
+
 def test_half_of_saturation_is_half(put):
     put("dm", flow(40_000.0), connections=200)
     directory = put("dm", flow(8_000.0, p99=4.0), connections=200, rate=8_000.0)
@@ -125,7 +177,7 @@ def test_half_of_saturation_is_half(put):
 
 def test_a_mix_of_less_than_a_minute_is_not_the_missions(put):
     directory = put("mix", flow(115_740.0, p99=20.0), groups=200, rate=11_574.0)
-    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NOT
+    assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == NONE
     directory = put("mix", flow(115_740.0, p99=20.0), groups=200, rate=11_574.0, seconds=60.0)
     assert verdicts(directory)["the mission's mix, open loop for 60 s"].verdict == AIM
 
@@ -151,7 +203,7 @@ def everything(put) -> Path:
         put("catchup", {"catch_up": caught, "void": []}, missed=10_000, stored=stored)
     spans = [{"name": name, **flow(1000.0)} for name in ("before", "during", "after")]
     storm = {"connections": 5000, "seconds": 8.0, "live_ms": latency(), "others_p99_factor": 1.5}
-    put("storm", {"spans": spans, "storm": storm, "void": [], "cpu": CPU}, connections=5000, rate=1000.0)
+    put("storm", {"spans": spans, "storm": storm, "void": [], "cpu": CPU}, connections=5000, rate=1000.0, during=10.0)
     put("presence", {"share": 0.03}, server="")
     profile = {"functions": [{"function": "f", "file": "a.py", "self_us": 1.5, "total_us": 2.5}], "samples": 10}
     put("profile", {**flow(30_000.0), **profile, "us_per_message": 30.0, "us_per_delivery": 30.0}, of="dm", connections=100)

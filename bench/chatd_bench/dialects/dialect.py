@@ -15,11 +15,10 @@ sending user, number of the channel, count of this sender in this channel (1, 2,
 CLOCK_MONOTONIC; then ``x`` up to ``body_bytes``. Nothing in it needs escaping in JSON or XML. The engine finds it wherever
 it stands, and checks for every delivery: the next count of its sender in its channel, for a member of that channel; the whole
 body; a length of the rest that never varies (``Incoming.length_slack``); and the next log position where there is one. Every
-64th delivery is kept, and ``judge`` looks at it after the run. At the end expected = received for every recipient.
+64th delivery is kept, the last 4096 of them in each process, and ``judge`` looks at those after the
+run. At the end expected = received for every recipient.
 
 **Adding one**: a module here with a class derived from ``Dialect``, and its name in ``dialects/registry.py``.
-
-Changes since the first commit of this file (others write against it): none.
 """
 
 from __future__ import annotations

@@ -25,3 +25,8 @@ def make_dialect(name: str, credentials: Mapping[str, str]) -> Dialect:
     module, _, kind = _DIALECTS[name].partition(":")
     made: Dialect = getattr(import_module(f"chatd_bench.dialects.{module}"), kind)(credentials)
     return made
+
+
+def dialect_names() -> list[str]:
+    """All of them."""
+    return list(_DIALECTS)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 from chatd_bench.dialects.dialect import Channel, Delivery, Dialect, Field, Program, Session, User
 from chatd_bench.engine.build import library
@@ -18,7 +19,10 @@ from chatd_bench.histogram import Counts
 
 SAMPLE_EVERY = 64
 SAMPLES = 4096
+"""That are kept, the newest ones: decoding them all would take longer than the run."""
 STAMP_FILLER = "x"
+Signature: TypeAlias = tuple[str, object, tuple[object, ...]]
+"""Of a C function: its name, result and arguments."""
 
 
 class Latency(IntEnum):
@@ -245,7 +249,7 @@ class Engine:
         return order
 
     def judge_samples(self) -> int:
-        """Decode every 64th delivery; how many. Raises RunFailed with the first that is not what was sent."""
+        """Decode the samples; how many they are. Raises RunFailed with the first that is not what was sent."""
         if self._engine is None:
             return 0
         count: int = self._library.engine_sample_count(self._engine)
@@ -285,7 +289,8 @@ def _now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def _signatures() -> Iterator[tuple[str, object, tuple[object, ...]]]:
+def _signatures() -> Iterator[Signature]:
+    """Of what is told before a run, and of the run."""
     pointer, text = c.c_void_p, c.c_char_p
     operations = (c.POINTER(_Operation), c.c_int)
     yield "engine_new", pointer, (c.POINTER(_Config), c.c_uint64)
@@ -303,7 +308,12 @@ def _signatures() -> Iterator[tuple[str, object, tuple[object, ...]]]:
     yield "engine_window", c.c_int, (pointer, c.c_int64, c.c_int64)
     yield "engine_fill", None, (pointer, c.c_uint32, c.c_int64)
     yield "engine_run", c.c_int, (pointer, c.c_int64)
-    yield "engine_fault", text, (pointer,)
+
+
+def _questions() -> Iterator[Signature]:
+    """Of what is asked after it."""
+    pointer = c.c_void_p
+    yield "engine_fault", c.c_char_p, (pointer,)
     yield "engine_totals", None, (pointer, c.POINTER(c.c_uint64))
     yield "engine_counter", c.c_uint64, (pointer, c.c_int)
     yield "engine_latencies", c.POINTER(c.c_uint64), (pointer, c.c_int, c.c_int)
@@ -322,7 +332,7 @@ def _signatures() -> Iterator[tuple[str, object, tuple[object, ...]]]:
 @cache
 def _loaded() -> Any:
     loaded = c.CDLL(str(library()))
-    for name, result, arguments in _signatures():
+    for name, result, arguments in chain(_signatures(), _questions()):
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded

@@ -65,7 +65,7 @@ typedef struct {
     int64_t slow_bytes, slow_until;                    /* read per SLOW_EVERY_US while slow */
 } client;
 
-typedef struct { uint32_t *ranks; uint32_t senders; } channel;
+typedef struct { uint32_t senders; } channel;
 typedef struct { uint32_t place, slot; uint8_t *bytes; size_t size; } sample;
 
 typedef struct {
@@ -87,7 +87,7 @@ typedef struct {
     int32_t *client_of;             /* user -> client of this process, or -1 */
     match ack, position;
     rule rules[RULES];
-    int rule_count, reply_count;    /* replies first */
+    int rule_count;
     const int64_t *plan_due;
     const uint32_t *plan_place;
     int64_t plan_from;

@@ -5,6 +5,7 @@ A figure of a void run is shown, and reaches nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,10 +91,18 @@ def _ratios(results: Results) -> Iterator[Goal]:
         against = results.against("dm", peer)
         ratio = against["delivered_per_s_ratio"] if against else None
         if against is None or ratio is None:
-            why = tuple(against["void_reasons"]) if against else ()
-            yield Goal(*texts, verdict=VOID if why else NONE, void=why)
+            yield _no_ratio(texts, peer, against, results)
             continue
         yield judged(*texts, [Figure(ratio["median"], least, aim)], _spread(ratio, against))
+
+
+def _no_ratio(texts: tuple[str, str, str], peer: str, against: dict[str, Any] | None, results: Results) -> Goal:
+    """All its runs are void or have failed; or it could not be installed; or nobody asked for it."""
+    if against is not None:
+        why = (*(text.partition("\n")[0] for text in against["failed"]), *against["void_reasons"])
+        return Goal(*texts, verdict=VOID, void=why or ("no run of chatd in the same round counts",))
+    absent = any(peer in (one.absent or {}) for one in results.of("compare", of="dm"))
+    return Goal(*texts, measured="it could not be installed" if absent else "")
 
 
 def _spread(ratio: dict[str, Any], against: dict[str, Any]) -> str:
@@ -142,13 +151,16 @@ def _mix(results: Results) -> Iterator[Goal]:
         return
     run = max(runs, key=lambda one: (not one.void, one.parameters["seconds"]))
     p99, seconds = _delivery(run)["p99"], run.parameters["seconds"]
-    figures = [Figure(p99, 100, 25, up=False), Figure(seconds, MIX_SECONDS, MIX_SECONDS)]
     shown = f"all {run.result['checks']['deliveries_checked']:,} delivered in {seconds:g} s, p99 {p99:.1f} ms"
-    yield judged(*texts, figures, shown, run.void)
+    if seconds < MIX_SECONDS:
+        yield Goal(*texts, shown)
+        return
+    yield judged(*texts, [Figure(p99, 100, 25, up=False)], shown, run.void)
 
 
 def _delivery(run: Saved) -> dict[str, float]:
-    return run.result["latency_ms"]["delivery"] or {"p50": 0.0, "p99": 0.0, "p99.9": 0.0}
+    """Where nothing was delivered, no bound is reached."""
+    return run.result["latency_ms"]["delivery"] or {"p99": math.inf, "p99.9": math.inf}
 
 
 def _half(results: Results) -> Iterator[Goal]:
@@ -197,9 +209,9 @@ def _storm(results: Results) -> Iterator[Goal]:
     texts = ("reconnect storm of 5,000", "all live within 10 s, p99 of the others doubles at most", "")
     for run in results.of("storm", "chatd", nodes=1, connections=5000):
         storm = run.result["storm"]
-        factor = storm.get("others_p99_factor")
-        figures = [Figure(storm["seconds"], 10, up=False), *([Figure(factor, 2, up=False)] if factor else [])]
-        others = f"the others' p99 {factor:.2f} times" if factor else "the others' p99 is not known"
+        factor = storm.get("others_p99_factor", math.inf)  # none where nothing was delivered to them
+        figures = [Figure(storm["seconds"], 10, up=False), Figure(factor, 2, up=False)]
+        others = f"the others' p99 {factor:.2f} times, over {run.parameters['during']:g} s from the loss on"
         yield judged(*texts, figures, f"{storm['seconds']:.1f} s; {others}", run.void)
         return
     yield Goal(*texts)
@@ -207,27 +219,30 @@ def _storm(results: Results) -> Iterator[Goal]:
 
 def _history(results: Results) -> Iterator[Goal]:
     texts = ("with 10 M messages", "flat against 10 k messages", "p99 < 20 ms")
-    pages = [(page, run) for run in results.of("history", "chatd") for page in run.result["pages"]]
+    runs = [run for run in results.of("history", "chatd") if {FEW, MANY} <= {page["messages"] for page in run.result["pages"]}]
     for what in ("newest", "anywhere"):
-        found = {page["messages"]: page["latency_ms"] for page, _ in pages if page["what"] == what}
         name = f"history page, {what}, {texts[0]}"
-        if FEW in found and MANY in found:
-            few, many = found[FEW], found[MANY]
-            factor = many["p50"] / few["p50"]
-            figures = [Figure(factor, FLAT, FLAT, up=False), Figure(many["p99"], None, 20, up=False)]
-            yield judged(name, *texts[1:], figures, f"p50 {factor:.2f} times as long, p99 {many['p99']:.1f} ms")
-        else:
+        if not runs:
             yield Goal(name, *texts[1:])
+            continue
+        found = {page["messages"]: page["latency_ms"] for page in runs[0].result["pages"] if page["what"] == what}
+        few, many = found[FEW], found[MANY]
+        factor = many["p50"] / few["p50"]
+        figures = [Figure(factor, FLAT, FLAT, up=False), Figure(many["p99"], None, 20, up=False)]
+        shown = f"p50 {factor:.2f} times as long, p99 {many['p99']:.1f} ms"
+        yield judged(name, *texts[1:], figures, shown, runs[0].void)
     yield _replay(results)
 
 
 def _replay(results: Results) -> Goal:
     texts = ("replay of 10,000 missed, with 10 M messages", f"flat: {FLAT:g} times at most", "")
-    found = {run.parameters["stored"]: run.result["catch_up"] for run in results.of("catchup", "chatd", missed=10_000)}
-    if MANY not in found or not (few := found.get(FEW) or found.get(0)):
+    many = results.of("catchup", "chatd", missed=10_000, stored=MANY)
+    few = [run for stored in (FEW, 0) for run in results.of("catchup", "chatd", missed=10_000, stored=stored)]
+    if not many or not few:
         return Goal(*texts)
-    factor = found[MANY]["seconds"] / few["seconds"]
-    return judged(*texts, [Figure(factor, FLAT, up=False)], f"{found[MANY]['seconds']:.2f} s, {factor:.2f} times as long")
+    seconds, before = (float(runs[0].result["catch_up"]["seconds"]) for runs in (many, few))
+    shown = f"{seconds:.2f} s, {seconds / before:.2f} times as long"
+    return judged(*texts, [Figure(seconds / before, FLAT, up=False)], shown, [*few[0].void, *many[0].void])
 
 
 def _nodes(results: Results) -> Iterator[Goal]:

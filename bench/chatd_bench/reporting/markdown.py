@@ -24,17 +24,20 @@ TITLES = {
 Section = Iterator[str]
 
 
-def write_report(paths: Sequence[Path], directory: Path) -> Path:
-    """Read results from files and directories; write the plots and the report into ``directory``. Raises RunFailed."""
+def write_report(paths: Sequence[Path], directory: Path, failed: Sequence[str] = ()) -> Path:
+    """Read results from files and directories; write the plots and the report into ``directory``. Raises RunFailed.
+
+    ``failed``: command lines that have left no result.
+    """
     results = Results(read(paths))
     directory.mkdir(parents=True, exist_ok=True)
     plots = draw_all(results, directory)
     path = directory / NAME
-    path.write_text(report(results, plots))
+    path.write_text(report(results, plots, failed))
     return path
 
 
-def report(results: Results, plots: Sequence[str]) -> str:
+def report(results: Results, plots: Sequence[str], failed: Sequence[str] = ()) -> str:
     """The whole text."""
     parts: list[tuple[Callable[[Results], Section], tuple[str, ...]]] = [
         (_machine, ()), (_goals, ()), (_comparisons, ("throughput.png", "latency.png")), (_memory, ("memory.png",)),
@@ -44,6 +47,8 @@ def report(results: Results, plots: Sequence[str]) -> str:
     for part, pictures in parts:
         lines += part(results)
         lines += [line for name in pictures if name in plots for line in _picture(name)]
+    if failed:
+        lines += ["## What failed, and has no result", "", *(f"- `{words}`" for words in failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -103,13 +108,21 @@ def _comparisons(results: Results) -> Section:
             f"{one.baseline} / it, keeps none", "the same per CPU-second", "rounds",
         )  # fmt: skip
         yield from _table(head, [_server_row(server, one) for server in one.result["servers"]], right=(2, 3, 4, 5))
-        for server in one.result["servers"]:
-            if server["void"]:
-                done = "counted all the same" if one.parameters.get("keep_void") else "left out"
-                yield f"- {server['server']}: {server['void']} void runs {done}: {'; '.join(server['void_reasons'])}"
-        for name, why in (one.absent or {}).items():
-            yield f"- {name}: could not be installed: {why.splitlines()[0]}"
+        yield from _not_counted(one)
         yield ""
+
+
+def _not_counted(one: Saved) -> Section:
+    """Runs and servers that have no part in the table, or only by the reader's leave."""
+    for server in one.result["servers"]:
+        if server["void"]:
+            done = "counted all the same" if one.parameters.get("keep_void") else "left out"
+            runs = "1 void run" if server["void"] == 1 else f"{server['void']} void runs"
+            yield f"- {server['server']}: {runs} {done}: {'; '.join(server['void_reasons'])}"
+        for fault in server["failed"]:
+            yield f"- {server['server']} failed: {fault.splitlines()[0]}"
+    for name, why in (one.absent or {}).items():
+        yield f"- {name}: could not be installed: {' '.join(why.splitlines())}"
 
 
 def _server_row(server: dict[str, Any], one: Saved) -> tuple[str, ...]:

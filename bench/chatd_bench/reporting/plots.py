@@ -27,11 +27,7 @@ Lines = dict[str, list[tuple[float, float]]]
 
 def draw_all(results: Results, directory: Path) -> list[str]:
     """Every plot for which there is something; their file names. Raises RunFailed without matplotlib."""
-    try:
-        import matplotlib as mpl
-    except ImportError as fault:
-        raise RunFailed("plots take matplotlib: pip install 'chatd[bench]', or `make bench`") from fault
-    mpl.use("Agg")
+    begin_to_draw()
     plots: dict[str, Callable[[Results], Figure | None]] = {
         "throughput": _throughput, "latency": _latency, "memory": _memory, "growth": _growth,
     }  # fmt: skip
@@ -42,6 +38,15 @@ def draw_all(results: Results, directory: Path) -> list[str]:
             figure.savefig(directory / f"{name}.png", dpi=DPI, metadata={"Software": None})
             made.append(f"{name}.png")
     return made
+
+
+def begin_to_draw() -> None:
+    """Without a screen. Raises RunFailed where there is no matplotlib."""
+    try:
+        import matplotlib as mpl
+    except ImportError as fault:
+        raise RunFailed("plots take matplotlib: pip install 'chatd[bench]', or `make bench`") from fault
+    mpl.use("Agg")
 
 
 def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:

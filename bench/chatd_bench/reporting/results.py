@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ UNTOLD = ("seed", "arrivals")
 
 @dataclass(frozen=True)
 class Saved:
-    """One JSON file. ``server`` is empty for scenarios of chatd alone; for a comparison ``of`` is its scenario."""
+    """One JSON file. ``server`` is empty for scenarios of chatd alone; for a comparison ``of`` is its scenario.
+    ``step``: of a suite, as its command line."""
 
     file: str
     scenario: str
@@ -29,6 +30,7 @@ class Saved:
     of: str = ""
     baseline: str = ""
     absent: dict[str, str] | None = None
+    step: str = ""
 
     @property
     def void(self) -> list[str]:
@@ -42,9 +44,11 @@ class Saved:
 
     @property
     def key(self) -> str:
-        """What another run has to have alike to be the same once more."""
+        """What another run has to have alike to be the same once more; of a comparison also who was to be in it."""
         told = {name: value for name, value in self.parameters.items() if name not in UNTOLD}
-        return json.dumps([self.scenario, self.server, self.dialect, self.of, told], sort_keys=True)
+        compared = [server["server"] for server in self.result["servers"]] if self.scenario == "compare" else []
+        asked = sorted([*compared, *(self.absent or ())])
+        return json.dumps([self.scenario, self.server, self.dialect, self.of, told, asked], sort_keys=True)
 
     @property
     def open_loop(self) -> bool:
@@ -69,6 +73,7 @@ def _read(file: Path) -> Saved:
             file=file.name, scenario=found["scenario"], server="" if comparison else found.get("server", ""), time=found["time"],
             parameters=found["parameters"], result=found["result"], machine=found["machine"], dialect=found.get("dialect", ""),
             of=found["parameters"].get("of", ""), baseline=found.get("baseline", ""), absent=found.get("absent"),
+            step=found.get("step", ""),
         )  # fmt: skip
     except OSError as fault:
         raise RunFailed(f"{file}: {fault.strerror}") from fault
@@ -80,8 +85,7 @@ class Results:
     """What a report is made of. ``left_out``: runs on other machines than the newest one's."""
 
     def __init__(self, saved: Sequence[Saved]) -> None:
-        machine = _machine(saved[-1])
-        self.all = [one for one in saved if _machine(one) == machine]
+        self.all = [one for one in saved if same_machine(one.machine, saved[-1].machine)]
         self.left_out = len(saved) - len(self.all)
         newest: dict[str, Saved] = {}
         for one in self.all:
@@ -120,5 +124,6 @@ class Results:
         return None
 
 
-def _machine(one: Saved) -> tuple[object, ...]:
-    return (one.machine.get("cpu"), one.machine.get("cores"), one.machine.get("memory_mib"))
+def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of one kind of machine, whose figures may stand side by side."""
+    return all(one.get(key) == other.get(key) for key in ("cpu", "cores", "memory_mib"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from chatd_bench.archive import Archive, build
 from chatd_bench.cast import Cast, pairs
 from chatd_bench.dialects.dialect import User
 from chatd_bench.histogram import Histogram
-from chatd_bench.scenarios.stage import Options, Result, run_id, spent, stage
+from chatd_bench.scenarios.stage import Options, Result, foreign_reasons, run_id, spent, stage
 
 MISSED_RATE = 4000.0
 GROUPS = 20
@@ -39,15 +40,16 @@ def run_catchup(options: Options, missed: int, repeats: int, stored: int, users:
         on.set_up()
         on.call("lose", 1, 2)
         sent = on.timed()
-        before = on.cpu()
+        before, began = on.cpu(), time.monotonic()
         runs = [on.call("catch_up", 1, missed)[0] for _ in range(repeats)]
         cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
+        void = foreign_reasons(cpu, time.monotonic() - began)
     caught = {
         "messages": missed, "seconds": median(run["seconds"] for run in runs), "all_s": [run["seconds"] for run in runs],
         "generator_cpu_s": median(run["generator_cpu_s"] for run in runs), "stored": stored,
     }  # fmt: skip
     checks = {"messages_checked": sent["checks"]["messages_checked"], "missed_messages_checked": missed * repeats}
-    return {"catch_up": caught, "cpu": cpu, "void": [], "checks": checks, **about}
+    return {"catch_up": caught, "cpu": cpu, "void": void, "checks": checks, **about}
 
 
 def run_history(options: Options, stored: list[int], users: int, requests: int, limit: int) -> Result:
@@ -55,7 +57,8 @@ def run_history(options: Options, stored: list[int], users: int, requests: int, 
     results = [_pages(options, messages, users, requests, limit) for messages in stored]
     pages = [page for result in results for page in result["pages"]]
     checks = {"pages": sum(page["requests"] for page in pages), "events_in_them": sum(page["events"] for page in pages)}
-    return {**results[-1], "pages": pages, "void": [], "checks": checks}
+    void = [f"{messages:,} stored: {why}" for messages, result in zip(stored, results, strict=True) for why in result["void"]]
+    return {**results[-1], "pages": pages, "void": void, "checks": checks}
 
 
 def _pages(options: Options, stored: int, users: int, requests: int, limit: int) -> Result:
@@ -66,7 +69,7 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
         asking, addresses = _asking(archive)
         with stage(options, Cast(asking, homes=(0,) * len(asking)), prepare=prepare) as on:
             on.call("open", 0, len(asking), what="connected", total=len(asking))
-            before = on.cpu()
+            before, began = on.cpu(), time.monotonic()
             for what, deep in (("newest", False), ("anywhere", True)):
                 [asked] = on.call("pages", addresses, requests, limit, deep)
                 histogram = Histogram()
@@ -75,7 +78,8 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
                 figures = {"what": what, "messages": stored, "requests": requests, "events": asked["events"]}
                 pages.append({**figures, "latency_ms": histogram.figures_ms()})
             cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
-    return {"pages": pages, "cpu": cpu, **about}
+            void = foreign_reasons(cpu, time.monotonic() - began)
+    return {"pages": pages, "cpu": cpu, "void": void, **about}
 
 
 def _asking(archive: Archive) -> tuple[tuple[User, ...], dict[int, str]]:

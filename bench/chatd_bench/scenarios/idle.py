@@ -1,4 +1,7 @@
-"""``idle``: connections that do nothing but send heartbeats, while the server's memory and CPU are looked at."""
+"""``idle``: connections that do nothing but send heartbeats, while the server's memory and CPU are looked at.
+
+It is never void: what a process keeps and uses is the same whoever else runs, and what they used is in the result.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from chatd_bench.servers.server import Needs, Running
 from chatd_bench.traffic import Order, SentTable, Traffic
 
 Result = dict[str, Any]
+Windows = list[tuple[float, float]]
+"""Beginning and end of each, by the monotonic clock."""
 
 LEAD_SECONDS = 0.3
 """From the order to its beginning: time for all generators to hear it."""
@@ -111,33 +114,36 @@ class Stage:
         """
         options = self.options
         spans = spans or (options.seconds,)
-        whole = options.warmup + sum(spans)
         if options.rate is not None:
-            self.generators.call("plan", options.rate, whole, options.arrivals)
+            self.generators.call("plan", options.rate, options.warmup + sum(spans), options.arrivals)
         begin = time.monotonic() + LEAD_SECONDS
-        windows, at = [], begin + options.warmup
-        for span in spans:
-            windows.append((at, at + span))
-            at += span
+        windows = _windows(begin + options.warmup, spans)
         in_flight = 0 if options.rate is not None else options.window
         active = range(options.generators)
         for number in active:
-            self.generators.start("timed", begin, windows, at, in_flight, only=number)
-        with Progress("seconds", int(whole)) as progress:
-            _watch(begin, windows[0][0], progress)
-            before = self.cpu()
-            observed = options.observe(self.running, sum(spans)) if options.observe is not None else None
-            if meanwhile is not None:
-                meanwhile(windows[0][0])
-            _watch(begin, at, progress)
-            after = self.cpu()
-            if observed is not None:
-                observed()
+            self.generators.start("timed", begin, windows, windows[-1][1], in_flight, only=number)
+        before, after = self._watched(begin, windows, meanwhile)
         parts = [self.generators.answers(only=number)[0] for number in active]
         checks = self._checks()
         for number, part in zip(active, parts, strict=True):
             [part["windows"]] = self.generators.call("seen", len(windows), only=number)
         return {**self._result(parts, windows, before, after), "checks": checks, **self.about()}
+
+    def _watched(self, begin: float, windows: Windows, meanwhile: Callable[[float], None] | None) -> tuple[Cpu, Cpu]:
+        """Wait until the run is over; the CPU time at the two ends of what is measured."""
+        start, end = windows[0][0], windows[-1][1]
+        observe = self.options.observe
+        with Progress("seconds", int(end - begin)) as progress:
+            _watch(begin, start, progress)
+            before = self.cpu()
+            observed = observe(self.running, end - start) if observe is not None else None
+            if meanwhile is not None:
+                meanwhile(start)
+            _watch(begin, end, progress)
+            after = self.cpu()
+            if observed is not None:
+                observed()
+        return before, after
 
     def about(self) -> Result:
         """The server that it was."""
@@ -159,7 +165,7 @@ class Stage:
                     raise RunFailed(f"members of channel {channel} in different processes saw different orders")
         return {**{key: sum(part[key] for part in settled) for key in settled[0]}, "channels": len(orders)}
 
-    def _result(self, parts: list[Result], windows: list[tuple[float, float]], before: Cpu, after: Cpu) -> Result:
+    def _result(self, parts: list[Result], windows: Windows, before: Cpu, after: Cpu) -> Result:
         spans = [_span([part["windows"][index] for part in parts], window) for index, window in enumerate(windows)]
         result = dict(spans[0])
         if len(spans) > 1:
@@ -185,6 +191,12 @@ class Stage:
         lag = merged(window["latencies"]["lag"] for part in parts for window in part["windows"]).figures_ms()
         result["void"] = void_reasons(cpu, seconds, lag if self.options.rate is not None else None)
         return result
+
+
+def _windows(at: float, spans: tuple[float, ...]) -> Windows:
+    """One after another, from that moment on."""
+    ends = list(accumulate(spans, initial=at))
+    return list(pairwise(ends))
 
 
 def _watch(start: float, end: float, progress: Progress) -> None:
@@ -225,10 +237,15 @@ def void_reasons(cpu: Mapping[str, Any], seconds: float, lag: Mapping[str, float
         )
     if lag is not None and lag["p99"] > LAG_LIMIT_MS:
         reasons.append(f"the generator sent too late: p99 {lag['p99']:.2f} ms behind its plan, {LAG_LIMIT_MS:.0f} ms at most")
+    return reasons + foreign_reasons(cpu, seconds)
+
+
+def foreign_reasons(cpu: Mapping[str, Any], seconds: float) -> list[str]:
+    """Why a run is worth nothing that has no generator which could be its limit."""
     foreign = ((cpu["others_s"] or 0.0) + (cpu["stolen_s"] or 0.0)) / seconds
-    if foreign > FOREIGN_LIMIT:
-        reasons.append(f"others used {foreign:.0%} of a core meanwhile, or the hypervisor took it: run it again")
-    return reasons
+    if foreign <= FOREIGN_LIMIT:
+        return []
+    return [f"others used {foreign:.0%} of a core meanwhile, or the hypervisor took it: run it again"]
 
 
 @contextmanager

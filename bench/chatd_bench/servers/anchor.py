@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chatd_bench.compiler import compiled, compiler_version
 from chatd_bench.faults import NotOffered
 from chatd_bench.servers.processes import (
     HOST,
     PROGRAMS,
-    compiled,
     data_directory,
     free_port,
-    output_of,
     running_process,
 )
 from chatd_bench.servers.server import Endpoint, Needs, Running, Server
+
+FLAGS = ("-O2", "-std=c11")
 
 
 class Anchor(Server):
@@ -42,7 +43,7 @@ class Anchor(Server):
         if self.name == "anchor-py":
             return (sys.executable, PROGRAMS / "anchor_loop.py", str(port))
         gather = ("gather",) if self.name.endswith("-gather") else ()
-        return (compiled(PROGRAMS / "anchor.c"), str(port), *gather)
+        return (compiled([PROGRAMS / "anchor.c"], FLAGS), str(port), *gather)
 
     @contextmanager
     def start(self, needs: Needs) -> Iterator[Running]:
@@ -56,4 +57,4 @@ class Anchor(Server):
     def _versions(self) -> dict[str, str]:
         if self.name == "anchor-py":
             return {"python": platform.python_version()}
-        return {"cc": output_of(("cc", "--version")).split("\n", 1)[0]}
+        return {"cc": compiler_version()}

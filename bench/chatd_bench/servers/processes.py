@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -143,6 +143,8 @@ def install_debian_packages(*packages: str) -> None:
     if shutil.which("apt-get") is None:
         raise RunFailed(f"{' '.join(missing)} not installed, and there is no apt-get.\n{advice}")
     prefix = () if os.geteuid() == 0 else ("sudo", "-n")
+    with suppress(RunFailed):  # a bare machine has no list of packages; an old one may do
+        install_by("Debian's list of packages", (*prefix, "apt-get", "update"), advice)
     # RUNLEVEL=1 tells the packages not to start their services.
     install_by(" ".join(missing), (*prefix, "env", "RUNLEVEL=1", *command), advice)
 
@@ -178,10 +180,15 @@ def python_versions(python: Path, *packages: str) -> dict[str, str]:
 
 
 def install_node_packages(name: str, *packages: str) -> Path:
-    """Into a folder of their own, which is returned. Nothing is done where it is there. Raises RunFailed."""
+    """Into a folder of their own, which is returned; Node from Debian where there is none. Nothing is done where it is there.
+
+    Raises RunFailed.
+    """
     mark = hashlib.sha256(repr(packages).encode()).hexdigest()[:12]
     directory = cache_directory() / f"{name}-{mark}"
     if not (directory / "done").exists():
+        if shutil.which("node") is None or shutil.which("npm") is None:
+            install_debian_packages("nodejs", "npm")
         advice = "Node 18 or later with npm, and the npm registry, must be within reach."
         directory.mkdir(exist_ok=True)
         (directory / "package.json").write_text('{"private": true}\n')
@@ -189,16 +196,3 @@ def install_node_packages(name: str, *packages: str) -> Path:
         install_by(name, command, advice, directory)
         (directory / "done").touch()
     return directory
-
-
-def compiled(source: Path) -> Path:
-    """A C program, compiled at first use and kept by its source's hash. Raises RunFailed."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    program = cache_directory() / f"{source.stem}-{digest}"
-    if program.exists():
-        return program
-    made = program.with_name(f"{program.name}.{os.getpid()}")
-    advice = "A C compiler is needed, as `cc`: on Debian, apt-get install gcc libc6-dev"
-    install_by(source.stem, ("cc", "-std=c11", "-O2", "-o", made, source), advice)
-    made.replace(program)
-    return program

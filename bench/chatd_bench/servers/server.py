@@ -6,8 +6,6 @@ into a temporary directory which ends with the context. Everything listens on lo
 rate limits off. Started processes are ended by their ids.
 
 **Adding one**: a module here with a class derived from ``Server``, and its name in ``servers/registry.py``.
-
-Changes since the first commit of this file (others write against it): none.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ class Running:
     ``pids``: every process that works for it, but for descendants of those named, which the harness finds itself: all nodes,
     Redis, the database. CPU time and memory of all are counted. ``main_pids``: the nodes alone, for memory per connection.
     ``credentials``: what the dialect needs to log in (a signing key, a password, a domain). ``versions``: of
-    the server and of what it needs. ``settings``: what was set, for the report.
+    the server, first, and of what it needs. ``settings``: what was set, for the report.
     """
 
     endpoints: tuple[Endpoint, ...]

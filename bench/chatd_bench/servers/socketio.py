@@ -92,7 +92,7 @@ class SocketIo(_SocketIo):
         modules = self._packages() / "node_modules"
         names = ("socket.io", "ws", "bufferutil", *(("@socket.io/redis-adapter", "redis") if self.redis else ()))
         found = {name: str(json.loads((modules / name / "package.json").read_text())["version"]) for name in names}
-        return {"node": output_of(("node", "--version")), **found}
+        return {**found, "node": output_of(("node", "--version"))}
 
 
 class PythonSocketIo(_SocketIo):
