@@ -1,7 +1,7 @@
-"""One transaction: operations in, outcomes out. Runs inline on the Trio thread, between BEGIN and COMMIT.
+"""One transaction: operations in, outcomes out. Judged inline on the Trio thread, after BEGIN; written in another, with COMMIT.
 
 Each operation is judged whole before it changes anything, so a refused one needs no undoing. Event rows, heads and
-cseqs are gathered and written by ``flush``, one statement each for the whole batch.
+cseqs are gathered and written by ``flush``, a few statements for the whole batch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from chatd_protocol.codec import content_digest
 from chatd_protocol.codes import ErrorCode
 
 from chatd.adapters.sqlite.access import Access
+from chatd.adapters.sqlite.bulk import execute_rows
 from chatd.adapters.sqlite.cache import CommitCache, Conversation, Device
 from chatd.adapters.sqlite.changes import Changes
 from chatd.adapters.sqlite.filing import FILE_MENTIONS
@@ -64,6 +65,12 @@ _NUMBERED: frozenset[type] = frozenset({Send, Edit, Delete, React})
 """The types of ``Sequenced``."""
 
 
+_EVENTS = "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload)"
+_EVENT_COLUMNS = 9
+_MOVE = (
+    "UPDATE conversations SET head = column2, newest = column3, title = column4 FROM (", ") WHERE conversations.no = column1"
+)
+_COUNT = "UPDATE devices SET cseq = column2, epoch = column3 FROM (", ") WHERE devices.no = column1"
 _REUSED = "cseq: stored before with other content"
 
 
@@ -81,7 +88,7 @@ class Commit:
         self._cache = cache
         self._now = now
         self.redacted = False
-        self._rows: list[tuple[object, ...]] = []
+        self._rows: list[object] = []
         self._replies: list[tuple[int, int, int, int]] = []
         self._roots: dict[tuple[int, int], int] = {}
         self._mentions: list[tuple[int, int, int, str]] = []
@@ -140,26 +147,18 @@ class Commit:
         return outcome
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered. In whatever thread, while nobody else touches the connection and the cache."""
         self._write_events()
         if self._moved:
-            self._connection.executemany(
-                "UPDATE conversations SET head = ?, newest = ?, title = ? WHERE no = ?",
-                [(c.head, c.newest, c.title, c.no) for c in self._moved.values()],
-            )
+            moved = [value for c in self._moved.values() for value in (c.no, c.head, c.newest, c.title)]
+            execute_rows(self._connection, _MOVE[0], 4, moved, _MOVE[1])
         if self._devices:
-            self._connection.executemany(
-                "UPDATE devices SET cseq = ?, epoch = ? WHERE no = ?",
-                [(device.cseq, device.epoch, device.no) for device in self._devices.values()],
-            )
+            devices = [value for device in self._devices.values() for value in (device.no, device.cseq, device.epoch)]
+            execute_rows(self._connection, _COUNT[0], 3, devices, _COUNT[1])
 
     def _write_events(self) -> None:
         if self._rows:
-            self._connection.executemany(
-                "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                cast("Any", self._rows),
-            )
+            execute_rows(self._connection, _EVENTS, _EVENT_COLUMNS, self._rows)
             self._rows.clear()
         if self._replies:
             self._connection.executemany(
@@ -181,7 +180,7 @@ class Commit:
         event = Event(
             conversation.id, conversation.head, conversation.newest, author.user, kind, payload, device, cseq
         )
-        self._rows.append(
+        self._rows.extend(
             (conversation.no, event.seq, event.at, author.user_no, device, cseq, kind, digest, payload)
         )
         self._moved[conversation.no] = conversation

@@ -103,9 +103,8 @@ class SqliteStore:
                     new_device_events=self._new_device_events, window_ms=self._window_ms,
                 )  # fmt: skip
                 outcomes = [commit.apply(operation) for operation in operations]
-                commit.flush()
             self._unscrubbed |= commit.redacted
-            await trio.to_thread.run_sync(self._execute, "COMMIT", limiter=self._writing)
+            await trio.to_thread.run_sync(self._finish, commit, limiter=self._writing)
         except BaseException as fault:
             self._recover(fault)
             raise
@@ -127,6 +126,11 @@ class SqliteStore:
             self._execute("BEGIN IMMEDIATE")
         finally:
             self._connection.set_busy_timeout(0)
+
+    def _finish(self, commit: Commit) -> None:
+        with translated():
+            commit.flush()
+            self._connection.execute("COMMIT")
 
     def _execute(self, sql: str) -> None:
         with translated():
