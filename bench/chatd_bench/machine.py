@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,13 +111,26 @@ def describe() -> dict[str, Any]:
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:
     """Of this Python, and of these packages in its environment."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": f"{platform.python_version()}, {_build()}"}
     for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "?"
     return versions
+
+
+def _build() -> str:
+    """What makes one Python of a version a third quicker than another, and whether chatd's message path is compiled."""
+    library = "in a shared library" if _is_shared() else "in one program"
+    found = find_spec("chatd.wire.frames")
+    path = "as Python" if found is None or (found.origin or "").endswith(".py") else "compiled"
+    return f"{platform.python_compiler()}, {library}; message path {path}"
+
+
+def _is_shared() -> bool:
+    """Whether the interpreter that runs is in a library: what a build with ``--enable-shared`` may have, and may not."""
+    return any("libpython" in line for line in (_PROC / "self" / "maps").read_text().splitlines())
 
 
 def _cpu_model() -> str:
@@ -144,5 +158,7 @@ def _commit() -> str:
 
 
 def _git(*words: str) -> str:
-    command = ("git", "-C", str(Path(__file__).parent), *words)
+    # An installed copy is that of the checkout in which the command is given (`make bench` sees to that).
+    here = Path.cwd() if Path("bench/chatd_bench").is_dir() else Path(__file__).parent
+    command = ("git", "-C", str(here), *words)
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compile the message path of an installed chatd with mypyc: .ci/compile, by the Python it is installed for.
+"""Compile the message path of an installed chatd with mypyc: .ci/compile.py, by the Python it is installed for.
 
 Works on the copy in that Python's site-packages, never on a checkout: an extension that stands beside its source hides
 every later edit of it. The modules are those of the message path, and what they say stays as it is; everything else of
