@@ -135,13 +135,13 @@ def _run_report(options: argparse.Namespace) -> None:
 
 def _run_profile(options: argparse.Namespace) -> None:
     """A run of ``dm`` or ``group`` on one server, with py-spy beside it."""
-    from chatd_bench.profile import Profiler, profile_rows, profiled
+    from chatd_bench.profile import Profiler, as_python, profile_rows, profiled
 
     keys = ("connections",) if options.of == "dm" else ("members", "senders")
     sizes = {key: getattr(options, key) for key in keys}
     common = common_of(options)
     with Profiler(options.samples) as profiler:
-        to = replace(common, observe=profiler.observe)
+        to = replace(common, observe=profiler.observe, settings={**common.settings, **as_python()})
         run = run_dm(to, *sizes.values()) if options.of == "dm" else run_group(to, *sizes.values())
         result = profiled(run, profiler.seen())
     loop = {"rate": common.rate} if common.rate is not None else {"window": common.window}

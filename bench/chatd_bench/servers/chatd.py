@@ -100,7 +100,7 @@ def _nodes(directory: Path, count: int, settings: dict[str, str]) -> Iterator[tu
 
 def _start_node(directory: Path, number: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
     command = (
-        sys.executable, "-m", "chatd", "serve", "--config", str(directory / "chatd.toml"),
+        sys.executable, "-P", "-m", "chatd", "serve", "--config", str(directory / "chatd.toml"),
         "--data", str(directory / "data"), "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0",
     )  # fmt: skip
     with (directory / f"stderr{number}").open("wb") as stderr, (directory / f"stdout{number}").open("wb") as stdout:
