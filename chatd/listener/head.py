@@ -1,7 +1,7 @@
 """Request heads, judged before anything else is done with them. Pure: bytes in, values or a refusal out.
 
-Parsing is h11's. What h11 lets through and others die of is refused here: the one packet that ended a whole
-trio-websocket server was a header byte beyond ASCII (wsproto decodes names and hosts on the way), so a head
+Parsing is h11's. What h11 lets through and others die of is refused here, for a proxy or a library behind this one may
+read it: one header byte beyond ASCII ended whole servers (wsproto decodes names and hosts on the way). So a head
 that passes ``check_upgrade`` is plain ASCII, with each header of the handshake exactly once and well formed.
 """
 
@@ -197,13 +197,13 @@ def _check_host(host: bytes | None) -> None:
     if host is None or not _HOST.fullmatch(host):
         raise _bad_upgrade("Host: one, a name or an address with an optional port")
     try:
-        host.decode("idna")  # what wsproto does next, and does not survive for "xn--999999999"
+        host.decode("idna")  # what others do with it, and do not survive for "xn--999999999"
     except UnicodeError:
         raise _bad_upgrade("Host: not a valid international name") from None
 
 
 def _check_handshake(head: RequestHead) -> None:
-    """Each header exactly once: wsproto takes the last of several, a proxy perhaps the first."""
+    """Each header exactly once: of several one reader takes the last, and a proxy perhaps the first."""
     if (head.only(b"upgrade") or b"").lower() != b"websocket":
         raise _bad_upgrade("Upgrade: websocket")
     if b"upgrade" not in _tokens(head.only(b"connection") or b""):
