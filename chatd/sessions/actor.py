@@ -79,14 +79,10 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         await node.limiter.ready(session.limits)  # so that no message ever waits: what it may do is known before the first
     if session.ended is not None:
         return False
-    # Read before the welcome allows the first send: what the client claims to have beyond these heads it cannot have, and
-    # a send of its own must not be taken for it.
     standings = await node.store.standings(opened.author.user_no, session.device_no)
     log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
     node.presence.enter(session)
-    session.advance("welcome")
-    session.tell(_welcome(session, node))
-    await replay_all(session, node, hello, standings)
+    await replay_all(session, node, hello, standings, _welcome(session, node))
     return session.ended is None
 
 

@@ -25,7 +25,7 @@ from chatd.adapters.sqlite import current, reads, search, signals
 from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
-from chatd.adapters.sqlite.readers import Readers, Turns
+from chatd.adapters.sqlite.readers import Readers, Together, Turns
 from chatd.adapters.sqlite.search_index import SearchIndex
 from chatd.conversations.operations import Event, Operation, Outcome
 from chatd.store.port import (
@@ -49,6 +49,8 @@ from chatd.store.port import (
 )
 
 READERS = 2
+STANDINGS_AT_ONCE = 32
+"""Of so many who log in at the same time."""
 SEARCHERS = 2
 """Of their own: a search may take a hundred times as long as a page of history, which must not wait for it."""
 
@@ -74,6 +76,7 @@ class SqliteStore:
         self._writing = trio.CapacityLimiter(1)
         self._readers = Readers(self._open_reader, READERS)
         self._idle = self._readers.idle
+        self._standings = Together(self._readers, reads.standings_of, STANDINGS_AT_ONCE)
         self._index = SearchIndex(path, busy_ms=busy_ms)
         self._indexing = trio.CapacityLimiter(1)
         self._searchers = Readers(self._open_searcher, SEARCHERS)
@@ -172,7 +175,7 @@ class SqliteStore:
 
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """See the port."""
-        return await self._read(reads.standings, user_no, device_no)
+        return await self._standings.read((user_no, device_no))
 
     async def standing(self, user_no: int, device_no: int, conv: str) -> Standing | None:
         """See the port."""
