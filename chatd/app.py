@@ -48,6 +48,7 @@ from chatd.delivery.repair import Repair
 from chatd.delivery.signals import Signals
 from chatd.limits.limiter import Limiter
 from chatd.limits.rules import Tiers
+from chatd.listener.accepting import accept_all
 from chatd.listener.http import serve_http
 from chatd.listener.listener import Listener
 from chatd.listener.routes import Api, OpsPages
@@ -166,7 +167,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
             lambda token: tokens.verify(token, _wall_ms()),
         )  # fmt: skip
-        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks):
+        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks, node.pace.run):
             services.start_soon(actor)
         indexer = Indexer(store, period=config.store.search_seconds)
         metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
@@ -236,7 +237,8 @@ async def _serve_sockets(
         serve_ops = partial(_serve_ops, ops)  # to the very end: who drains a node wants to watch it
         connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
-            acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
+            for accepting in public:
+                acceptors.start_soon(accept_all, accepting, listener.serve, connections)
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -96,9 +96,9 @@ class Listener:
         self._farewells += 1
         try:
             await send_refusal(stream, refusal, _TURNED_AWAY)
-            await trio.aclose_forcefully(stream)
         finally:
             self._farewells -= 1
+            await trio.aclose_forcefully(stream)
 
     async def _guard(self, stream: trio.SocketStream, address: str) -> None:
         try:
@@ -117,6 +117,7 @@ class Listener:
             self._metrics.connections_refused += 1
             await self._turn_away(tcp, _too_often(verdict))
             return
+        await self._node.pace.begin()
         stream: trio.abc.Stream = tcp
         if self._tls is not None:
             stream = trio.SSLStream(tcp, self._tls, server_side=True, https_compatible=True)
