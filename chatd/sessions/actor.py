@@ -53,6 +53,8 @@ async def run_session(session: Session, node: Node) -> None:
 async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> bool:
     """Authenticate, open the device, welcome it, replay what it missed. False when the session is over."""
     await node.pace.step()
+    if session.ended is not None:
+        return False  # gone while it waited: nothing more is spent on it
     try:
         identity = node.verify(hello.token)
     except Exception as fault:  # noqa: BLE001
