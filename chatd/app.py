@@ -48,6 +48,7 @@ from chatd.delivery.repair import Repair
 from chatd.delivery.signals import Signals
 from chatd.limits.limiter import Limiter
 from chatd.limits.rules import Tiers
+from chatd.listener.accepting import accept_all
 from chatd.listener.http import serve_http
 from chatd.listener.listener import Listener
 from chatd.listener.routes import Api, OpsPages
@@ -166,7 +167,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
             lambda token: tokens.verify(token, _wall_ms()),
         )  # fmt: skip
-        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks):
+        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks, node.pace.run):
             services.start_soon(actor)
         indexer = Indexer(store, period=config.store.search_seconds)
         metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
@@ -220,11 +221,13 @@ def _watch(
 def _collect_seldom() -> None:
     """What lives as long as the server is not looked at again, and the rest seldom: messages are no cyclic garbage.
 
-    With the interpreter's 700 new objects between collections, six runs in turn: 17 % fewer 1:1 messages a second.
+    With the interpreter's 700 new objects between collections, six runs in turn: 17 % fewer 1:1 messages a second. With 50,000
+    nothing is gained over 10,000, and when thousands log in, whose objects stay, everybody waits longer at a time: up to 48 ms
+    for the youngest and 220 ms for the next generation, instead of 12 and 40.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 5, 1000)
 
 
 async def _serve_sockets(
@@ -236,7 +239,8 @@ async def _serve_sockets(
         serve_ops = partial(_serve_ops, ops)  # to the very end: who drains a node wants to watch it
         connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
-            acceptors.start_soon(partial(trio.serve_listeners, listener.serve, public, handler_nursery=connections))
+            for accepting in public:
+                acceptors.start_soon(accept_all, accepting, listener.serve, connections)
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
@@ -40,10 +41,10 @@ class Timers(Generic[K]):
         """Never due; one that is not there does no harm."""
         self._at.pop(key, None)
 
-    def due(self, now: float) -> list[K]:
-        """Take out what is due by now, earliest first."""
-        taken = []
-        while self._heap and self._heap[0][0] <= now:
+    def due(self, now: float, most: int = sys.maxsize) -> list[K]:
+        """Take out what is due by now, earliest first, at most so many."""
+        taken: list[K] = []
+        while self._heap and self._heap[0][0] <= now and len(taken) < most:
             at, _, key = heappop(self._heap)
             if self._at.get(key) == at:
                 del self._at[key]

@@ -1,8 +1,9 @@
 """Request heads, judged before anything else is done with them. Pure: bytes in, values or a refusal out.
 
-Parsing is h11's. What h11 lets through and others die of is refused here: the one packet that ended a whole
-trio-websocket server was a header byte beyond ASCII (wsproto decodes names and hosts on the way), so a head
-that passes ``check_upgrade`` is plain ASCII, with each header of the handshake exactly once and well formed.
+Parsing is h11's, but for the plainest of heads, which most handshakes have. What h11 lets through and others die of is
+refused here, for a proxy or a library behind this one may read it: one header byte beyond ASCII ended whole servers (wsproto
+decodes names and hosts on the way). So a head that passes ``check_upgrade`` is plain ASCII, with each header of the
+handshake exactly once and well formed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from msgspec import Struct
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 WEBSOCKET_PATH = "/ws"
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 SUBPROTOCOLS = tuple(encoding.subprotocol for encoding in Encoding)
 WEBSOCKET_VERSION = b"13"
 
@@ -31,6 +33,8 @@ _BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
 _HOST = re.compile(rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _METHOD_START = re.compile(rb"[A-Z]")
+_PLAIN_GET = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z][A-Za-z0-9-]*: [!-~](?:[ -~]*[!-~])?\r\n)+)\r\n")
+"""A GET as all clients write it: nothing in it could be read in two ways."""
 
 
 class HeadRefused(Exception):
@@ -97,6 +101,8 @@ def parse_head(data: bytes) -> RequestHead:
         raise BadHead(431, ErrorCode.TOO_LARGE, f"request head: at most {MAX_HEAD_BYTES} bytes")
     if data.find(_END) != len(data) - len(_END):
         raise _malformed("does not end with its blank line")
+    if (plain := _plain_get(data)) is not None:
+        return plain
     if _BARE_LINE_END.search(data) or _FOLDED_LINE.search(data) or _CONTROL.search(data):
         raise _malformed("control character or folded line")
     request = _request(data)
@@ -167,6 +173,20 @@ def origin_allowed(head: RequestHead, allowed_origins: Collection[str], own_host
     return own_host is not None and origin in (f"https://{own_host.lower()}", f"http://{own_host.lower()}")
 
 
+def _plain_get(data: bytes) -> RequestHead | None:
+    """What h11 makes of it, for 10 us and not 64; None for all that is not so plain, or that h11 is to refuse."""
+    found = _PLAIN_GET.fullmatch(data)
+    if found is None:
+        return None
+    lines = [line.partition(b": ") for line in found[2].split(b"\r\n")[:-1]]
+    headers = tuple([(name.lower(), value) for name, _, value in lines])
+    names = [name for name, _ in headers]
+    if len(names) > MAX_HEADERS or names.count(b"host") != 1 or not _FRAMING.isdisjoint(names):
+        return None
+    path, _, query = found[1].decode("ascii").partition("?")
+    return RequestHead("GET", path, query, "1.1", headers)
+
+
 def _request(data: bytes) -> h11.Request:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     connection.receive_data(data)
@@ -197,13 +217,13 @@ def _check_host(host: bytes | None) -> None:
     if host is None or not _HOST.fullmatch(host):
         raise _bad_upgrade("Host: one, a name or an address with an optional port")
     try:
-        host.decode("idna")  # what wsproto does next, and does not survive for "xn--999999999"
+        host.decode("idna")  # what others do with it, and do not survive for "xn--999999999"
     except UnicodeError:
         raise _bad_upgrade("Host: not a valid international name") from None
 
 
 def _check_handshake(head: RequestHead) -> None:
-    """Each header exactly once: wsproto takes the last of several, a proxy perhaps the first."""
+    """Each header exactly once: of several one reader takes the last, and a proxy perhaps the first."""
     if (head.only(b"upgrade") or b"").lower() != b"websocket":
         raise _bad_upgrade("Upgrade: websocket")
     if b"upgrade" not in _tokens(head.only(b"connection") or b""):

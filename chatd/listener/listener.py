@@ -27,7 +27,7 @@ from chatd.ops.metrics import Metrics
 from chatd.sessions.actor import run_session
 from chatd.sessions.node import Node
 from chatd.sessions.session import Session
-from chatd.wire.handshake import HandshakeFailed, accept_websocket
+from chatd.wire.handshake import switching_protocols
 from chatd.wire.link import SocketLink
 from chatd.wire.poller import Poller
 from chatd.wire.stream_link import StreamLink
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 class Listener:
-    """``handshake_seconds`` bounds TLS, the head and the upgrade, each; ``respond`` answers what is not a WebSocket."""
+    """``handshake_seconds`` bounds TLS and the head, each; ``respond`` answers what is not a WebSocket."""
 
     def __init__(
         self, node: Node, poller: Poller, respond: Respond, metrics: Metrics, *, max_connections: int,
@@ -96,14 +96,14 @@ class Listener:
         self._farewells += 1
         try:
             await send_refusal(stream, refusal, _TURNED_AWAY)
-            await trio.aclose_forcefully(stream)
         finally:
             self._farewells -= 1
+            await trio.aclose_forcefully(stream)
 
     async def _guard(self, stream: trio.SocketStream, address: str) -> None:
         try:
             await self._tell_apart(stream, address)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, HandshakeFailed) as fault:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as fault:
             log.debug("connection.lost", reason=type(fault).__name__)
         except Exception:
             self._metrics.connection_faults += 1
@@ -117,6 +117,7 @@ class Listener:
             self._metrics.connections_refused += 1
             await self._turn_away(tcp, _too_often(verdict))
             return
+        await self._node.pace.begin()
         stream: trio.abc.Stream = tcp
         if self._tls is not None:
             stream = trio.SSLStream(tcp, self._tls, server_side=True, https_compatible=True)
@@ -130,9 +131,8 @@ class Listener:
         except BadUpgrade as refusal:
             await send_refusal(stream, refusal)
             return
-        with trio.fail_after(self._handshake_seconds):
-            await accept_websocket(stream, upgrade.raw, encoding.subprotocol)
-        await self._run(tcp, stream, Session(self._node, encoding, address, secrets.token_hex(8)), upgrade.rest)
+        answer = switching_protocols(upgrade.head.only(b"sec-websocket-key") or b"", encoding.subprotocol)
+        await self._run(tcp, stream, Session(self._node, encoding, address, secrets.token_hex(8)), answer, upgrade.rest)
 
     def _judge(self, head: RequestHead) -> Encoding:
         check_upgrade(head)
@@ -145,18 +145,20 @@ class Listener:
         assert encoding is not None, "check_upgrade has seen one that we speak"
         return encoding
 
-    async def _run(self, tcp: trio.SocketStream, stream: trio.abc.Stream, session: Session, rest: bytes) -> None:
+    async def _run(
+        self, tcp: trio.SocketStream, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes
+    ) -> None:
         sessions = self._node.sessions
         sessions[session.session_id] = session
         try:
             if stream is tcp:
-                await self._run_on_socket(tcp, session, rest)
+                await self._run_on_socket(tcp, session, answer, rest)
             else:
-                await self._run_on_stream(stream, session, rest)
+                await self._run_on_stream(stream, session, answer, rest)
         finally:
             del sessions[session.session_id]
 
-    async def _run_on_socket(self, tcp: trio.SocketStream, session: Session, rest: bytes) -> None:
+    async def _run_on_socket(self, tcp: trio.SocketStream, session: Session, answer: bytes, rest: bytes) -> None:
         # From here on Trio does not know the socket: the poller's nested epoll does.
         raw = socket.socket(fileno=tcp.socket.detach())
         raw.setblocking(False)
@@ -165,6 +167,7 @@ class Listener:
         )
         session.link = link
         try:
+            link.write(answer)
             if rest:
                 session.data_received(rest)
             await run_session(session, self._node)
@@ -172,9 +175,10 @@ class Listener:
         finally:
             link.abort()
 
-    async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, rest: bytes) -> None:
+    async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes) -> None:
         link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
         session.link = link
+        link.write(answer)
         if rest:
             session.data_received(rest)
         async with trio.open_nursery() as nursery:

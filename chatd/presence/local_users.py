@@ -17,7 +17,7 @@ from chatd.conversations.operations import NoteSeen, Operation, Outcome, Refused
 from chatd.limits.bucket import TokenBucket
 from chatd.ops.metrics import Metrics
 from chatd.presence.port import Board, BoardDown, Entry
-from chatd.presence.roster import Roster, shown
+from chatd.presence.roster import Person, Roster, shown
 from chatd.presence.status import PresenceState, Status
 from chatd.store.port import Store, Unavailable
 
@@ -27,6 +27,8 @@ LEFT_STORED_SECONDS = 5.0
 LAST_WORDS = 20_000
 """Of so many who left while the board was away the moment is said when it is back."""
 BATCH = 500
+AT_ONCE = 100
+"""Users who are looked at in one turn of the loop; when thousands come back at one moment, all of them are due."""
 
 T = TypeVar("T")
 Submit = Callable[[Operation, Callable[[Operation, Outcome], None]], bool]
@@ -83,14 +85,10 @@ class LocalUsers:
     async def decide(self) -> None:
         """One round of what is due: told to the watchers here, and kept for the board. Waits for the store's reads alone.
         A second one at the same time does no harm."""
-        now = trio.current_time()
         lost, self._board_lost = self._board_lost, False
-        for user, person, renew in self.roster.due(now):
-            self._changed[user] = None
-            if renew:
-                self._renewed[user] = None
-            if not person.devices and person.last_active > person.stored:
-                self._unstored[user] = person.last_active
+        while due := self.roster.due(trio.current_time(), AT_ONCE):
+            self._take_note(due)
+            await trio.lowlevel.checkpoint()
         await self._learn_privacy()
         self._to_renew.update(self._renewed)
         self._renewed = {}
@@ -100,6 +98,14 @@ class LocalUsers:
         self._to_tell.update((entry.user, entry) for entry in news)
         self._tell_all = self._tell_all or lost
         self._decided.set()
+
+    def _take_note(self, due: list[tuple[str, Person, bool]]) -> None:
+        for user, person, renew in due:
+            self._changed[user] = None
+            if renew:
+                self._renewed[user] = None
+            if not person.devices and person.last_active > person.stored:
+                self._unstored[user] = person.last_active
 
     async def write(self, board: Board) -> None:
         """Wait for a round of ``decide``, and put on the board what there is for it. Raises BoardDown."""

@@ -7,6 +7,8 @@ what that is, everything.
 
 from __future__ import annotations
 
+import sys
+
 from chatd.presence.status import NOWHERE, Device, PresenceState, Status, device_status, merge
 from chatd.timers import Timers
 
@@ -76,10 +78,10 @@ class Roster:
             person.renew_at = now
             self._timers.set(user, now)
 
-    def due(self, now: float) -> list[tuple[str, Person, bool]]:
-        """Those who are due, as they are now; with each whether the lease is to be renewed."""
+    def due(self, now: float, most: int = sys.maxsize) -> list[tuple[str, Person, bool]]:
+        """Those who are due, as they are now, the first of them; with each whether the lease is to be renewed."""
         found = []
-        for user in self._timers.due(now):
+        for user in self._timers.due(now, most):
             person = self.people.get(user)
             if person is not None:
                 self._refresh(person, now)

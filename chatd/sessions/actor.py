@@ -37,6 +37,7 @@ async def run_session(session: Session, node: Node) -> None:
             session.end(codes.HELLO_EXPECTED)
         elif await _say_hello(session, node, hello):
             await _serve(session, node)
+        await node.pace.step()  # when thousands are lost at one moment
     except Unavailable as fault:
         log.warning("session.store_unavailable", session=session.session_id, reason=str(fault))
         session.end(codes.UNAVAILABLE, retry_after_ms=2000)
@@ -51,6 +52,9 @@ async def run_session(session: Session, node: Node) -> None:
 
 async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> bool:
     """Authenticate, open the device, welcome it, replay what it missed. False when the session is over."""
+    await node.pace.step()
+    if session.ended is not None:
+        return False  # gone while it waited: nothing more is spent on it
     try:
         identity = node.verify(hello.token)
     except Exception as fault:  # noqa: BLE001
@@ -70,6 +74,7 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         return False
     assert isinstance(opened, DeviceOpened)
     session.opened(opened.author, hello.device, opened.cseq)  # also if it is over: the device is online until the roll says so
+    await node.pace.step()
     if session.ended is not None:
         return False
     session.expires_at = identity.good_until_ms
@@ -79,14 +84,11 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
         await node.limiter.ready(session.limits)  # so that no message ever waits: what it may do is known before the first
     if session.ended is not None:
         return False
-    # Read before the welcome allows the first send: what the client claims to have beyond these heads it cannot have, and
-    # a send of its own must not be taken for it.
     standings = await node.store.standings(opened.author.user_no, session.device_no)
+    await node.pace.step()
     log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
     node.presence.enter(session)
-    session.advance("welcome")
-    session.tell(_welcome(session, node))
-    await replay_all(session, node, hello, standings)
+    await replay_all(session, node, hello, standings, _welcome(session, node))
     return session.ended is None
 
 

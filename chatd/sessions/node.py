@@ -21,6 +21,7 @@ from chatd.delivery.signals import Signals
 from chatd.limits.limiter import Limiter
 from chatd.ops.metrics import Metrics
 from chatd.presence.actor import Presence
+from chatd.sessions.pace import Pace
 from chatd.sessions.roll import Roll
 from chatd.sessions.session import Session
 from chatd.store.port import Store
@@ -108,6 +109,7 @@ class Node:
         self.marks_seconds = marks_seconds
         self.advertised = advertised
         self.random = random
+        self.pace = Pace()
         self.sessions: dict[str, Session] = {}
         self.marked: list[Session] = []
         self.draining = False

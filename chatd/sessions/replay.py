@@ -22,53 +22,85 @@ ROUNDS_BEFORE_LIVE = 5
 """How often the tail is read again before ``live`` is said all the same: a busy conversation never stands still."""
 
 
-async def replay_all(session: Session, node: Node, hello: messages.Hello, standings: list[Standing]) -> None:
-    """Replay every conversation from its position, say ``live``, and join them all. Raises Unavailable.
+async def replay_all(
+    session: Session, node: Node, hello: messages.Hello, standings: list[Standing], welcome: messages.Welcome
+) -> None:
+    """Follow all conversations, say ``welcome``, replay each from its position, say ``live``, and join them. Raises Unavailable.
 
-    ``standings``: as they were before the session's first send.
+    What is read before the welcome is read before the session's first send: what the client claims to have beyond these heads
+    it cannot have, and a send of its own must not be taken for it. Who has missed nothing is told all that in one write.
     """
-    assert session.author is not None
-    heads = {s.conv: s.last for s in standings}
-    groups = [(s.conv, s.kind == "group") for s in standings if s.member]
-    session.topics.update(conv for conv, _ in groups)
-    fresh = await node.hub.follow(session, groups)
-    if fresh:
-        # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
-        standings = await node.store.standings(session.author.user_no, session.device_no)
-    positions = _positions(standings, hello, heads)
-    for standing in standings:
-        await _replay(session, node, standing, positions)
-    for _ in range(ROUNDS_BEFORE_LIVE):
-        behind = [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
-        for conv in behind:
-            positions[conv] = await catch_up(session, node, conv, positions.get(conv, 0))
-        if not behind or session.ended is not None:
-            break
+    standings = await _follow_all(session, node, standings)
     if session.ended is not None:
         return
-    session.advance("live")
-    session.tell(messages.Live())
-    for conv in list(session.topics):
+    positions = _positions(standings, hello)
+    with node.cork:
+        session.advance("welcome")
+        session.tell(welcome)
+        late = [standing.conv for standing in standings if _is_late(session, node, standing, positions[standing.conv])]
+        at_once = not late and not _behind(session, node, positions)
+        if at_once:
+            _say_live(session)
+    if not at_once:
+        await _replay(session, node, late, positions)
+    for conv in list(session.topics) if session.ended is None else ():
         await join(session, node, conv, positions.get(conv, 0))
     node.presence.conversations_moved(session)  # who came and went meanwhile was read here, and told to nobody
 
 
-async def _replay(session: Session, node: Node, standing: Standing, positions: dict[str, int]) -> None:
-    """One conversation, and move its entry of ``positions``. Raises Unavailable."""
-    conv, position = standing.conv, positions[standing.conv]
+async def _follow_all(session: Session, node: Node, standings: list[Standing]) -> list[Standing]:
+    """How the conversations stand, now that they are followed, also those that began meanwhile. Raises Unavailable."""
+    assert session.author is not None
+    while True:
+        new = [(s.conv, s.kind == "group") for s in standings if s.member and s.conv not in session.topics]
+        session.topics.update(conv for conv, _ in new)
+        if not await node.hub.follow(session, new):
+            return standings
+        # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
+        standings = await node.store.standings(session.author.user_no, session.device_no)
+
+
+def _is_late(session: Session, node: Node, standing: Standing, position: int) -> bool:
+    """Whether the store has more of a conversation; its topic is told how far it is."""
+    conv = standing.conv
     topic = node.hub.topics.get(conv)
     if topic is not None and standing.member:
         topic.note(standing.last)
     if position < standing.last:
-        positions[conv] = await catch_up(session, node, conv, position)
-    elif not standing.member:
+        return True
+    if not standing.member:
         session.detached(conv, position)  # from there it goes on when they are added again
+    return False
 
 
-def _positions(standings: list[Standing], hello: messages.Hello, heads: dict[str, int]) -> dict[str, int]:
+def _behind(session: Session, node: Node, positions: dict[str, int]) -> list[str]:
+    """The conversations whose topics are further than what the session was sent."""
+    return [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
+
+
+async def _replay(session: Session, node: Node, late: list[str], positions: dict[str, int]) -> None:
+    """Send what was missed, moving ``positions``, and say ``live``. Raises Unavailable."""
+    for conv in late:
+        positions[conv] = await catch_up(session, node, conv, positions[conv])
+    for _ in range(ROUNDS_BEFORE_LIVE):
+        behind = _behind(session, node, positions)
+        for conv in behind:
+            positions[conv] = await catch_up(session, node, conv, positions.get(conv, 0))
+        if not behind or session.ended is not None:
+            break
+    if session.ended is None:
+        _say_live(session)
+
+
+def _say_live(session: Session) -> None:
+    session.advance("live")
+    session.tell(messages.Live())
+
+
+def _positions(standings: list[Standing], hello: messages.Hello) -> dict[str, int]:
     """Where to begin in each conversation: the client's own word, else the device's cursor, within what is visible."""
     said = {} if hello.positions is msgspec.UNSET else hello.positions
-    return {s.conv: max(min(said.get(s.conv, s.cursor), heads.get(s.conv, 0)), s.first - 1) for s in standings}
+    return {s.conv: max(min(said.get(s.conv, s.cursor), s.last), s.first - 1) for s in standings}
 
 
 async def catch_up(session: Session, node: Node, conv: str, position: int) -> int:

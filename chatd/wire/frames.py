@@ -1,9 +1,9 @@
 """RFC 6455 frames of the server's side, sans-IO: bytes in, messages out; nothing here waits or reads a clock.
 
 Own code, and not wsproto's, because it is on the message path: wsproto takes 5.6 us to decode a 100-byte message,
-this 0.9 us. The mask (section 5.3) is taken off by websockets' C: 0.12 us for 160 bytes, as one big integer 1.0. The
-handshake stays with trio-websocket. What is strict here is tested vector by vector in
-``tests/wire/test_frames.py`` after the sections of the RFC named beside each rule.
+this 0.9 us. The mask (section 5.3) is taken off by websockets' C: 0.12 us for 160 bytes, as one big integer 1.0.
+What is strict here is tested vector by vector in ``tests/wire/test_frames.py`` after the sections of the RFC named
+beside each rule.
 """
 
 from __future__ import annotations

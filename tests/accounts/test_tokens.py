@@ -97,6 +97,41 @@ def test_one_rule_for_the_end() -> None:
             tokens.verify(token, end)
 
 
+def test_a_remembered_token_is_judged_by_the_clock() -> None:
+    """That its signature was good before says nothing about when it is good."""
+    tokens = make_tokens()
+    token = own(claims(nbf=NOW // 1000, exp=NOW // 1000 + HOUR // 2))
+    for _ in range(2):
+        assert tokens.verify(token, NOW).user == "ann"
+        with pytest.raises(BadToken, match="expired"):
+            tokens.verify(token, NOW + (HOUR + 10) * 1000)
+        with pytest.raises(BadToken, match="not yet valid"):
+            tokens.verify(token, NOW - 10_000)
+        with pytest.raises(BadToken, match="too far ahead"):
+            tokens.verify(token, NOW - HOUR * 1000)
+
+
+def test_a_remembered_token_vouches_for_itself_alone() -> None:
+    """Its text with another signature is not it, nor is another text with its signature."""
+    tokens = make_tokens()
+    token, other = own(), own(claims(sub="bob"))
+    tokens.verify(token, NOW)
+    head, body, signature = token.split(".")
+    for forged in (f"{head}.{body}.", f"{head}.{body}.{other.split('.')[2]}", f"{head}.{other.split('.')[1]}.{signature}"):
+        with pytest.raises(BadToken):
+            tokens.verify(forged, NOW)
+
+
+def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are forgotten, and verified anew."""
+    monkeypatch.setattr("chatd.accounts.tokens.MAX_PROVEN", 2)
+    tokens = make_tokens()
+    issued = [tokens.issue(f"user{number}", NOW)[0] for number in range(4)]
+    for _ in range(2):
+        assert [tokens.verify(token, NOW).user for token in issued] == ["user0", "user1", "user2", "user3"]
+    assert tokens.remembered == 2
+
+
 def test_the_generation_is_signed() -> None:
     """The one that it was issued for; in an outside token it means nothing; what is no number is refused."""
     tokens = make_tokens()

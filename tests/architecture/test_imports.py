@@ -78,9 +78,8 @@ def adapter_shown(found: Import) -> bool:
 
 
 def websocket_library(found: Import) -> bool:
-    """trio-websocket does the opening handshake, and nothing else needs to know that."""
-    allowed = within(found.importer, "chatd.wire.handshake", *CLIENTS)
-    return within(found.imported, "trio_websocket", "wsproto") and not allowed
+    """The server speaks WebSocket by itself (``chatd.wire``); the client library is the only one that lets another do it."""
+    return within(found.imported, "trio_websocket", "wsproto") and not within(found.importer, *CLIENTS)
 
 
 def sqlite_library(found: Import) -> bool:

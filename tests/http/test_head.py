@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h11
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -84,6 +85,37 @@ def test_bad_heads(data: bytes) -> None:
         parse_head(data)
     assert refused.value.status in (400, 431, 501, 505)
     assert refused.value.message.isascii()
+
+
+NAMES = st.sampled_from(["Host", "host", "Upgrade", "Content-Length", "Transfer-Encoding", "Cookie", "X-A", "x_b", "X:"])
+VALUES = st.text(alphabet="ab1 ,:=\t\x00\xe9", max_size=6) | st.sampled_from(["chunked", "5", "websocket", "chat.example"])
+
+
+@given(
+    st.sampled_from(["GET", "POST", "get"]), st.sampled_from(["/ws", "/ws?a=b?c", "//", "*", "http://a/ws", "/\x7f", "/a b"]),
+    st.sampled_from(["1.1", "1.0"]), st.lists(st.tuples(NAMES, st.sampled_from([": ", ":", " : ", ":  "]), VALUES), max_size=5),
+)  # fmt: skip
+@example("GET", "/ws?a=b?c", "1.1", [("Host", ": ", "chat.example"), ("X-A", ": ", "a, b")])
+@example("GET", "/ws", "1.1", [("Host", ": ", "a"), ("host", ": ", "b")])
+@example("GET", "/ws", "1.1", [("X-A", ": ", "a")])
+@example("GET", "/ws", "1.1", [("Host", ": ", "a"), ("Transfer-Encoding", ": ", "chunked"), ("Content-Length", ": ", "5")])
+def test_what_is_taken_is_what_h11_reads(
+    method: str, target: str, version: str, fields: list[tuple[str, str, str]]
+) -> None:
+    """Whatever way a head is parsed, h11 takes it as well, with the same headers; it is what a second reader might be."""
+    lines = [f"{method} {target} HTTP/{version}", *map("".join, fields), "", ""]
+    data = "\r\n".join(lines).encode("latin-1")
+    try:
+        head = parse_head(data)
+    except BadHead:
+        return
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(data)
+    request = connection.next_event()
+    assert isinstance(request, h11.Request)
+    assert head.headers == tuple((bytes(name), bytes(value)) for name, value in request.headers)
+    assert (head.method.encode(), head.version.encode()) == (request.method, request.http_version)
+    assert request.target.endswith((head.path + ("?" + head.query if head.query else "")).encode())
 
 
 def test_bytes_beyond_ascii_are_no_fault_of_plain_http() -> None:

@@ -30,7 +30,7 @@ from chatd.conversations.operations import (
     SetRole,
     SignOut,
 )
-from chatd.store.port import MAX_DEVICE_TOKENS, NewerSchema, Unavailable
+from chatd.store.port import MAX_DEVICE_TOKENS, NewerSchema, Standing, Unavailable
 from tests.store.conformance import NOW, Engine, StoreConformance, do, group, message, people, whole
 from tests.store.conformance_devices import DevicesConformance
 from tests.store.conformance_memberships import MembershipsConformance
@@ -125,6 +125,29 @@ async def test_a_wrong_cursor_costs_no_reader(engine: Any) -> None:
         with pytest.raises(ValueError, match="cursor"):
             await store.conversations(a.user_no, a.device_no, "x", 3)
         assert store._idle == readers
+
+
+@pytest.mark.parametrize("bound", [1, 5, 1000])
+async def test_standings_that_are_asked_for_together(engine: Any, monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    """Each of many who ask at the same time is told of their own, however few rows an answer may have."""
+    monkeypatch.setattr("chatd.adapters.sqlite.reads.STANDINGS_ROWS", bound)
+    names = [f"user{number}" for number in range(12)]
+    async with engine() as store:
+        a, *others = await people(store, "a", *names)
+        for number in range(4):
+            conv = await group(store, a, *names[number::3])
+            await do(store, Mark(author=others[number], conv=conv, delivered=1, read=1))
+        alone = [await store.standings(who.user_no, who.device_no) for who in others]
+        together: dict[int, list[Standing]] = {}
+
+        async def ask(place: int) -> None:
+            together[place] = await store.standings(others[place].user_no, others[place].device_no)
+
+        async with trio.open_nursery() as nursery:
+            for place in range(len(others)):
+                nursery.start_soon(ask, place)
+        assert [together[place] for place in range(len(others))] == alone
+        assert {len(stands) for stands in alone} == {1, 2}
 
 
 async def test_payloads_beyond_the_bound_stay_in_sqlite(engine: Any) -> None:

@@ -5,12 +5,14 @@ in a worker thread. Measured on two cores, batches of 200 rows: everything in a 
 rows/s, for each step gives up the interpreter's lock and waits 5 ms to have it back; alone, 60,954 rows/s. COMMIT gives
 the lock up once, for the whole fsync (and for the checkpoint that SQLite does in it now and then).
 
-Several processes share the file: the write lock orders their commits, ``data_version`` tells when what is remembered is
-out of date. After an I/O error the connection is opened anew: what its cache holds is not trusted.
+Several processes share the file: the write lock orders their commits (each in its turn: ``turnstile``), ``data_version``
+tells when what is remembered is out of date. After an I/O error the connection is opened anew: what its cache holds is not
+trusted.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,8 +27,9 @@ from chatd.adapters.sqlite import current, reads, search, signals
 from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
-from chatd.adapters.sqlite.readers import Readers, Turns
+from chatd.adapters.sqlite.readers import Readers, Together, Turns
 from chatd.adapters.sqlite.search_index import SearchIndex
+from chatd.adapters.sqlite.turnstile import Turnstile
 from chatd.conversations.operations import Event, Operation, Outcome
 from chatd.store.port import (
     LIST_BYTES,
@@ -49,6 +52,8 @@ from chatd.store.port import (
 )
 
 READERS = 2
+STANDINGS_AT_ONCE = 32
+"""Of so many who log in at the same time."""
 SEARCHERS = 2
 """Of their own: a search may take a hundred times as long as a page of history, which must not wait for it."""
 
@@ -74,10 +79,15 @@ class SqliteStore:
         self._writing = trio.CapacityLimiter(1)
         self._readers = Readers(self._open_reader, READERS)
         self._idle = self._readers.idle
+        self._standings = Together(self._readers, reads.standings_of, STANDINGS_AT_ONCE)
         self._index = SearchIndex(path, busy_ms=busy_ms)
         self._indexing = trio.CapacityLimiter(1)
         self._searchers = Readers(self._open_searcher, SEARCHERS)
         self._searching, self._finding = Turns(), Turns()
+        try:
+            self._turnstile = Turnstile(path)
+        except OSError as fault:
+            raise Unavailable(f"{path}-turn: {fault.strerror}") from fault
         self._connect()
 
     def _connect(self) -> None:
@@ -113,19 +123,28 @@ class SqliteStore:
     async def _begin(self) -> None:
         # Tried at once: another process seldom holds the lock, and a thread costs 50 us.
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except apsw.BusyError:
-            await trio.to_thread.run_sync(self._begin_patiently, limiter=self._writing)
-        except apsw.Error:
-            with translated():
-                raise
+            if not (self._turnstile.enter() and self._begins_at_once()):
+                await trio.to_thread.run_sync(self._begin_patiently, limiter=self._writing)
+        finally:
+            self._turnstile.leave()
+
+    def _begins_at_once(self) -> bool:
+        with translated():
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                return False
+        return True
 
     def _begin_patiently(self) -> None:
-        self._connection.set_busy_timeout(self._busy_ms)
+        end = time.monotonic() + self._busy_ms / 1000
+        self._turnstile.wait(self._busy_ms / 1000)
+        self._connection.set_busy_timeout(max(0, int((end - time.monotonic()) * 1000)))
         try:
             self._execute("BEGIN IMMEDIATE")
         finally:
             self._connection.set_busy_timeout(0)
+            self._turnstile.leave()
 
     def _finish(self, commit: Commit) -> None:
         with translated():
@@ -176,7 +195,7 @@ class SqliteStore:
 
     async def standings(self, user_no: int, device_no: int) -> list[Standing]:
         """See the port."""
-        return await self._read(reads.standings, user_no, device_no)
+        return await self._standings.read((user_no, device_no))
 
     async def standing(self, user_no: int, device_no: int, conv: str) -> Standing | None:
         """See the port."""
@@ -292,6 +311,7 @@ class SqliteStore:
         self._searchers.close()
         self._index.close()
         self._connection.close()
+        self._turnstile.close()
 
 
 @asynccontextmanager
