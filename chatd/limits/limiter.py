@@ -48,17 +48,23 @@ T = TypeVar("T")
 
 
 class UserLimits:
-    """One user's limits on this node, shared by the user's sessions here. Made by ``Limiter.enter``."""
+    """One user's limits on this node, shared by the user's sessions here. Made by ``Limiter.enter``. ``seldom``: the leases
+    of what is asked seldom, made when it is."""
 
-    __slots__ = ("leases", "messages", "requests", "sessions", "tier", "user")
+    __slots__ = ("messages", "requests", "seldom", "sessions", "tier", "user")
 
-    def __init__(self, user: str, tier: str, leases: dict[Operation, Lease]) -> None:
+    def __init__(self, user: str, tier: str, messages: Lease, requests: Lease) -> None:
         self.user = user
         self.tier = tier
         self.sessions = 0
-        self.leases = leases
-        self.messages = leases[Operation.MESSAGES]
-        self.requests = leases[Operation.REQUESTS]
+        self.messages = messages
+        self.requests = requests
+        self.seldom: dict[Operation, Lease] | None = None
+
+    @property
+    def leases(self) -> dict[Operation, Lease]:
+        """All that there are now."""
+        return {Operation.MESSAGES: self.messages, Operation.REQUESTS: self.requests, **(self.seldom or {})}
 
 
 class Limiter:
@@ -86,6 +92,7 @@ class Limiter:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._max_left = max_keys
         self._bell = trio.Event()
+        self._need_report = self._need  # one for all leases
         self._addresses = AddressLimits(
             tiers.address, clock, self._ask, lambda: self._breaker.wait(clock()), max_keys=max_keys
         )
@@ -116,11 +123,10 @@ class Limiter:
         rules = self.tiers.of(tier)
         limits = self._users.get(user)
         if limits is None:
-            wanted = {op: rules[op] for op in (Operation.MESSAGES, Operation.REQUESTS)}
-            leases = {operation: self._lease(operation, user, rule) for operation, rule in wanted.items()}
-            limits = self._users[user] = UserLimits(user, tier, leases)
-            for lease in leases.values():
-                self._need(lease)
+            messages, requests = (self._lease(op, user, rules[op]) for op in (Operation.MESSAGES, Operation.REQUESTS))
+            limits = self._users[user] = UserLimits(user, tier, messages, requests)
+            self._need(messages)
+            self._need(requests)
         elif limits.tier != tier:
             limits.tier = tier
             for operation, lease in limits.leases.items():
@@ -155,15 +161,15 @@ class Limiter:
         """Wait until the limits are those of all nodes; no longer than ASK_SECONDS, and not at all while Redis is away.
         Cancelling is safe."""
         with trio.move_on_after(ASK_SECONDS):
-            for lease in tuple(limits.leases.values()):
+            for lease in limits.leases.values():
                 await self._answered(lease)
 
     async def take(self, limits: UserLimits, operation: Operation) -> float:
         """``Lease.take`` for what is asked seldom, and by who may wait: its lease is made with the first call."""
         lease = limits.leases.get(operation)
         if lease is None:
-            rule = self.tiers.of(limits.tier)[operation]
-            lease = limits.leases[operation] = self._lease(operation, limits.user, rule)
+            lease = self._lease(operation, limits.user, self.tiers.of(limits.tier)[operation])
+            limits.seldom = {**(limits.seldom or {}), operation: lease}
             self._need(lease)
         with trio.move_on_after(ASK_SECONDS):
             await self._answered(lease)
@@ -196,7 +202,7 @@ class Limiter:
         return states
 
     def _lease(self, operation: Operation, user: str, rule: Rule) -> Lease:
-        lease = Lease(_key(operation, user), rule, self._need)
+        lease = Lease(_key(operation, user), rule, self._need_report)
         if (left := self._left.pop(lease.key, None)) is not None:
             tokens, at = left
             now = self._clock()

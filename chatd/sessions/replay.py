@@ -30,7 +30,8 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
     assert session.author is not None
     heads = {s.conv: s.last for s in standings}
     groups = [(s.conv, s.kind == "group") for s in standings if s.member]
-    session.topics.update(conv for conv, _ in groups)
+    topics = session.topics if groups else set[str]()
+    topics.update(conv for conv, _ in groups)
     fresh = await node.hub.follow(session, groups)
     if fresh:
         # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
@@ -39,7 +40,7 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
     for standing in standings:
         await _replay(session, node, standing, positions)
     for _ in range(ROUNDS_BEFORE_LIVE):
-        behind = [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
+        behind = [conv for conv in topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
         for conv in behind:
             positions[conv] = await catch_up(session, node, conv, positions.get(conv, 0))
         if not behind or session.ended is not None:
@@ -48,7 +49,7 @@ async def replay_all(session: Session, node: Node, hello: messages.Hello, standi
         return
     session.advance("live")
     session.tell(messages.Live())
-    for conv in list(session.topics):
+    for conv in list(topics):
         await join(session, node, conv, positions.get(conv, 0))
     node.presence.conversations_moved(session)  # who came and went meanwhile was read here, and told to nobody
 

@@ -8,6 +8,7 @@ beyond them the socket is not read (I9): TCP then slows the client down, and nob
 
 from __future__ import annotations
 
+from functools import lru_cache
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,8 @@ from chatd.wire import frames
 from chatd.wire.frames import FrameError, FrameParser
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from chatd.limits.limiter import UserLimits
     from chatd.sessions.node import Node
     from chatd.wire.link import Link
@@ -48,13 +51,19 @@ _FLOOD_FACTOR = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
 
 
+@lru_cache(maxsize=100)
+def _flood_bounds(per_second: float, burst: int) -> tuple[float, int]:
+    """Rate and burst of frames; kept, so that all sessions share the two numbers."""
+    return per_second * _FLOOD_FACTOR, burst * _FLOOD_FACTOR
+
+
 class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
         "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
-        "_signals", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq", "former",
-        "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "topics", "user",
+        "_signals", "_topics", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq", "former",
+        "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -68,7 +77,7 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._flood = TokenBucket(limits.messages_per_second * _FLOOD_FACTOR, limits.messages_burst * _FLOOD_FACTOR)
+        self._flood = TokenBucket(*_flood_bounds(limits.messages_per_second, limits.messages_burst))
         self._in_flight = 0
         self._mailbox = Mailbox(limits.requests_waiting)
         self._ended: Close | None = None
@@ -83,9 +92,16 @@ class Session:
         self.device_no = -1
         self.epoch = self.first_cseq = 0
         self.marks: Marks | None = None
-        self.topics: set[str] = set()
+        self._topics: set[str] | None = None
         self.former: dict[str, int] | None = None
         self.limits: UserLimits | None = None
+
+    @property
+    def topics(self) -> set[str]:
+        """The conversations that it follows. Made when first asked for: who is in none has no set."""
+        if self._topics is None:
+            self._topics = set()
+        return self._topics
 
     # --- what the link calls --------------------------------------------------------------------
 
@@ -380,21 +396,23 @@ class Session:
         self.limits = limits
         rule = limits.messages.rule
         if rule.rate_per_s > self._node.limits.messages_per_second:
-            self._flood = TokenBucket(rule.rate_per_s * _FLOOD_FACTOR, rule.burst * _FLOOD_FACTOR)
+            self._flood = TokenBucket(*_flood_bounds(rule.rate_per_s, rule.burst))
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""
         self._machine.advance("server", name)
 
-    async def next_job(self) -> messages.ClientMessage | str | None:
-        """The next thing for the actor: the id of a conversation that began (EVERYTHING: look which did), or a request;
-        None when the session has ended."""
-        while self._ended is None:
-            if (job := self._mailbox.take()) is not None:
-                self._pace()
-                return job
-            await self._mailbox.changed()
-        return None
+    def take_job(self) -> messages.ClientMessage | str | None:
+        """The next thing for the actor, if there is one: the id of a conversation that began (EVERYTHING: look which did),
+        or a request."""
+        job = self._mailbox.take()
+        if job is not None:
+            self._pace()
+        return job
+
+    def job_waits(self) -> Coroutine[object, object, None]:
+        """Wait until there may be another job, or the session has ended. Cancelling is safe."""
+        return self._mailbox.changed()  # not awaited here: one coroutine less in each idle connection
 
 
 _NOT_TAKEN = Refused(ErrorCode.OVERLOADED, "")
