@@ -37,6 +37,7 @@ ASK_SECONDS = 0.5
 BATCH = 100
 """Buckets in one call: some 0.5 ms of the server's only thread, which everybody else waits for."""
 RENEW_SECONDS = LEASE_SECONDS / 3
+"""A lease that lasts longer, as long in proportion."""
 SWEEP_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 """From a failure to the next try."""
@@ -278,7 +279,7 @@ class Limiter:
             yield from limits.leases.values()
 
     def _is_due(self, lease: Lease, now: float) -> bool:
-        return not lease.shared or now - lease.reported_at >= RENEW_SECONDS
+        return not lease.shared or now - lease.reported_at >= RENEW_SECONDS * (lease.seconds / LEASE_SECONDS)
 
     def _need(self, lease: Lease) -> None:
         """A lease wants to report: now, or when it may."""

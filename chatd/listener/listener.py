@@ -173,7 +173,7 @@ class Listener:
         session.link = SocketLink(
             sock, session, self._poller, self._poller.cork, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames
         )
-        self._node.sessions[session.session_id] = session
+        self._node.add(session)
         nursery.start_soon(self._carry, session, rest, name="session")  # begins in any case, also when cancelled
 
     async def _carry(self, session: Session, rest: bytes) -> None:
@@ -193,9 +193,8 @@ class Listener:
             self._left(session.address)
 
     async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, rest: bytes) -> None:
-        sessions = self._node.sessions
         session.link = link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
-        sessions[session.session_id] = session
+        self._node.add(session)
         try:
             if rest:
                 session.data_received(rest)
@@ -207,7 +206,7 @@ class Listener:
                 finally:
                     link.abort()
         finally:
-            del sessions[session.session_id]
+            del self._node.sessions[session.session_id]
 
 
 def _too_often(verdict: Verdict) -> BadUpgrade:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 from chatd_protocol import codes, messages
-from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode
+from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode, encode_beat
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
@@ -123,6 +123,7 @@ class Session:
             self._partial_since = 0.0
         elif not self._partial_since or any(opcode < frames.CLOSE for opcode, _ in received):
             self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
+            self._node.rounds.soon(self.session_id)
 
     def outbox_overflowed(self) -> None:
         self._node.metrics.slow_consumers += 1
@@ -229,7 +230,7 @@ class Session:
             self.end_if_fenced(outcome)
 
     def _heartbeat(self, message: messages.Heartbeat) -> None:
-        self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
+        self.link.write(frame_of(self.encoding, encode_beat(self.encoding, time_ns() // 1_000_000)))
         if message.active is not msgspec.UNSET and message.active is self.inactive:
             self.inactive = not message.active
             if message.active:
@@ -375,14 +376,19 @@ class Session:
         if isinstance(outcome, Refused) and isinstance(operation, Mark) and self._ended is None:
             self._move_mark(operation.conv, operation.delivered, operation.read)
 
-    def expire(self, now: float, now_ms: int, silence: float) -> None:
-        """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token."""
+    def expire(self, now: float, now_ms: int, silence: float) -> float:
+        """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token. In how many
+        seconds it may be so at the earliest."""
         if self._partial_since and not self._paused and now - self._partial_since > FRAGMENT_SECONDS:
             self._close_frame(frames.POLICY_VIOLATION, "message took too long")
         elif now - self.last_heard > silence and not self._paused:
             self.end(codes.HEARTBEAT_MISSED)
         elif self.expires_at and now_ms >= self.expires_at:
             self.end(codes.TOKEN_EXPIRED)
+        if self.author is None or self._paused or self._partial_since:
+            return 0.0  # at each turn: what it will be is not known yet
+        silent_in = self.last_heard + silence - now
+        return min(silent_in, (self.expires_at - now_ms) / 1000) if self.expires_at else silent_in
 
     # --- what the actor calls -------------------------------------------------------------------
 
