@@ -20,7 +20,7 @@ STORM_RATE = 1000.0
 SLOW_RATE = 500.0
 SLOW_BODY_BYTES = 1000
 SUITES = ("short", "all")
-QUICK_HEARTBEAT_MS = "1500"
+QUICK_HEARTBEAT_MS = "1000"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     slow.add_argument("--bytes-per-second", type=int, default=0, metavar="B", help="that these read (0: nothing)")
     idle = scenarios.add_parser("idle", parents=[common, saved], help="memory and CPU of connections that are only there")
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help="(2000,5000,10000)")
-    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="before each look (%(default)s)")
+    idle.add_argument("--hold", type=float, default=30.0, metavar="S", help="before each look (%(default)s)")
     catchup = scenarios.add_parser("catchup", parents=[common, saved], help="what was missed, all at once")
     _add(catchup, "--missed", 10_000, "N", "")
     _add(catchup, "--repeats", 5, "N", "")

@@ -50,9 +50,9 @@ T = TypeVar("T")
 
 class UserLimits:
     """One user's limits on this node, shared by the user's sessions here. Made by ``Limiter.enter``. ``seldom``: the leases
-    of what is asked seldom, made when it is."""
+    of what is asked seldom, made when it is. ``look_at``: before then no lease is due."""
 
-    __slots__ = ("messages", "requests", "seldom", "sessions", "tier", "user")
+    __slots__ = ("look_at", "messages", "requests", "seldom", "sessions", "tier", "user")
 
     def __init__(self, user: str, tier: str, messages: Lease, requests: Lease) -> None:
         self.user = user
@@ -61,6 +61,7 @@ class UserLimits:
         self.messages = messages
         self.requests = requests
         self.seldom: dict[Operation, Lease] | None = None
+        self.look_at = 0.0
 
     @property
     def leases(self) -> dict[Operation, Lease]:
@@ -171,6 +172,7 @@ class Limiter:
         if lease is None:
             lease = self._lease(operation, limits.user, self.tiers.of(limits.tier)[operation])
             limits.seldom = {**(limits.seldom or {}), operation: lease}
+            limits.look_at = 0.0
             self._need(lease)
         with trio.move_on_after(ASK_SECONDS):
             await self._answered(lease)
@@ -257,7 +259,7 @@ class Limiter:
             now = self._clock()
             if now - swept >= SWEEP_SECONDS:
                 swept = now
-                self._low.update((lease, None) for lease in self._all_leases() if self._is_due(lease, now))
+                self._low.update((lease, None) for lease in self._due(now))
             while self._later and self._later[0][0] <= now:
                 _, _, lease, top_up = heapq.heappop(self._later)
                 lease.topping_up = lease.topping_up and not top_up
@@ -278,8 +280,14 @@ class Limiter:
         for limits in self._users.values():
             yield from limits.leases.values()
 
-    def _is_due(self, lease: Lease, now: float) -> bool:
-        return not lease.shared or now - lease.reported_at >= RENEW_SECONDS * (lease.seconds / LEASE_SECONDS)
+    def _due(self, now: float) -> Iterator[Lease]:
+        for limits in self._users.values():
+            if limits.look_at <= now:
+                leases = limits.leases.values()
+                for lease in leases:
+                    if now >= _renew_at(lease):
+                        yield lease
+                limits.look_at = min(map(_renew_at, leases))
 
     def _need(self, lease: Lease) -> None:
         """A lease wants to report: now, or when it may."""
@@ -372,6 +380,11 @@ class Limiter:
             self._addresses.redis_back()
             log.info("limits.redis_back")
             self._bell.set()
+
+
+def _renew_at(lease: Lease) -> float:
+    """When to report at the latest."""
+    return lease.reported_at + RENEW_SECONDS * (lease.seconds / LEASE_SECONDS) if lease.shared else 0.0
 
 
 def _key(operation: Operation, user: str) -> str:
