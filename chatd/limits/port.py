@@ -18,7 +18,7 @@ from msgspec import Struct
 
 LEASE_SECONDS = 60.0
 """A node of which nothing was heard for so long has lost its leases. Nodes themselves stop at a tenth before it."""
-REST_SECONDS = 300.0
+REST_SECONDS = 600.0
 """The same for a lease of which nothing was spent since the last report. Every user who is there has two leases, which have
 to be renewed though nobody spends anything: with a minute that cost more than their heartbeats. What it is paid with: after
 a node was killed, its users who had nothing to say have a quarter of their burst on other nodes, and their whole rate, until then.

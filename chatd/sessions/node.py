@@ -112,6 +112,7 @@ class Node:
         self.sessions: dict[str, Session] = {}
         self.rounds = Rounds()
         self.marked: list[Session] = []
+        self._marks_bell = trio.Event()
         self.draining = False
 
     def add(self, session: Session) -> None:
@@ -144,9 +145,16 @@ class Node:
             return None
         return session.expire(trio.current_time(), time_ns() // 1_000_000, silence)
 
+    def mark_moved(self, session: Session) -> None:
+        """A session has marks that are to be stored, and had none."""
+        self.marked.append(session)
+        self._marks_bell.set()
+
     async def flush_marks(self) -> None:
         while True:
+            await self._marks_bell.wait()
             await trio.sleep(self.marks_seconds)
+            self._marks_bell = trio.Event()
             marked, self.marked = self.marked, []
             for session in marked:
                 session.flush_marks()

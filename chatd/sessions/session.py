@@ -62,8 +62,8 @@ class Session:
 
     __slots__ = (
         "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
-        "_signals", "_topics", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq", "former",
-        "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
+        "_signals", "_topics", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq",
+        "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -258,7 +258,7 @@ class Session:
         if self.marks is None:
             self.marks = Marks()
         if not self.marks:
-            self._node.marked.append(self)
+            self._node.mark_moved(self)
         if not self.marks.move(conv, delivered, read):
             # Marks of 5000 conversations wait: this device may see some of the oldest again, and loses nothing.
             self._node.metrics.marks_dropped += 1
