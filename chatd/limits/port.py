@@ -21,7 +21,7 @@ LEASE_SECONDS = 60.0
 REST_SECONDS = 600.0
 """The same for a lease of which nothing was spent since the last report. Every user who is there has two leases, which have
 to be renewed though nobody spends anything: with a minute that cost more than their heartbeats. What it is paid with: after
-a node was killed, its users who had nothing to say have a quarter of their burst on other nodes, and their whole rate, until then.
+a node was killed, its users who had nothing to say have a quarter of their burst on other nodes, and their whole rate, so long.
 """
 
 
@@ -54,7 +54,8 @@ class Report(Struct, frozen=True, gc=False):
 
 class Grant(Struct, frozen=True, gc=False):
     """The answer to a Report. ``kept``: the balance counts; otherwise its lease had expired, or a later report came first,
-    and these tokens are void. ``left``: tokens in the bucket; ``holders``: nodes with a lease, this one included; ``seconds``: how long it lasts."""
+    and these tokens are void. ``left``: tokens in the bucket; ``holders``: nodes with a lease, this one included;
+    ``seconds``: how long it lasts."""
 
     kept: bool
     granted: int

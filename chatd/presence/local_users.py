@@ -17,7 +17,7 @@ from chatd.conversations.operations import NoteSeen, Operation, Outcome, Refused
 from chatd.limits.bucket import TokenBucket
 from chatd.ops.metrics import Metrics
 from chatd.presence.port import Board, BoardDown, Entry
-from chatd.presence.roster import Roster, shown
+from chatd.presence.roster import Person, Roster, shown
 from chatd.presence.status import PresenceState, Status
 from chatd.store.port import Store, Unavailable
 
@@ -86,9 +86,10 @@ class LocalUsers:
         now = trio.current_time()
         lost, self._board_lost = self._board_lost, False
         for user, person, renew in self.roster.due(now):
-            self._changed[user] = None
             if renew:
                 self._renewed[user] = None
+            if not renew or _may_be_news(person):
+                self._changed[user] = None
             if not person.devices and person.last_active > person.stored:
                 self._unstored[user] = person.last_active
         await self._learn_privacy()
@@ -158,8 +159,10 @@ class LocalUsers:
                 return
             for user, privacy in found.items():
                 person = people.get(user)
-                if person is not None and person.shows == before.get(user):  # else it was set while the store was read
-                    person.shows = (privacy.presence, privacy.last_seen)
+                shows = (privacy.presence, privacy.last_seen)
+                if person is not None and person.shows == before.get(user) != shows:  # else it was set meanwhile, or is so
+                    person.shows = shows
+                    self._changed[user] = None
 
     def _gather(self, now: float) -> list[Entry]:
         offset = self._wall_ms() - now * 1000
@@ -218,6 +221,12 @@ class LocalUsers:
         if isinstance(outcome, Refused):
             for person in self.roster.people.values():  # the disk: who is still known is stored with the next sweep
                 person.stored = 0.0
+
+
+def _may_be_news(person: Person) -> bool:
+    """Whether what others see may differ from what was told; what somebody lets them see is looked up apart from this."""
+    same = person.status is person.announced.status and person.seen_of == person.last_active
+    return not same or not person.devices or person.shows is None
 
 
 def _is_news(said: PresenceState, state: PresenceState) -> bool:
