@@ -22,7 +22,7 @@ STORM_RATE = 1000.0
 SLOW_RATE = 500.0
 SLOW_BODY_BYTES = 1000
 SUITES = ("short", "all")
-QUICK_HEARTBEAT_MS = "1500"
+QUICK_HEARTBEAT_MS = "1000"
 ABOUT = "Measures messaging servers: starts one, loads it with thousands of WebSocket clients, and checks every message."
 EPILOG = f"""`COMMAND --help` tells what each does and takes; bench/README.md, what is measured, what makes a run void, and how to
 read the figures. Results are saved with --save, in {RESULTS}. Exit status: 0 also for a slow or void run, 1 where a check

@@ -27,15 +27,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chatd.limits.bucket import TokenBucket
-from chatd.limits.port import LEASE_SECONDS, Grant, Report, Rule
+from chatd.limits.port import LEASE_SECONDS, REST_SECONDS, Grant, Report, Rule
 
-TRUST_SECONDS = 0.9 * LEASE_SECONDS
+TRUST_SHARE = 0.9
+"""Of the time that a lease lasts."""
 AIM_SHARE = 0.75
 """Of the burst, divided by the nodes that hold the bucket. The rest is for a node that comes new."""
 PAUSE_SECONDS = 0.05
 """Between two reports of a bucket that has too little; by then it has more."""
 FIRST_TOP_UP_SECONDS = 0.5
-LAST_TOP_UP_SECONDS = LEASE_SECONDS / 3
+LAST_TOP_UP_SECONDS = 20.0
 """After these times a report follows to one that found too little; then the usual renewal does it."""
 SOON_SECONDS = 0.02
 """What is told to who is refused while an answer is on its way."""
@@ -49,7 +50,7 @@ class Lease:
 
     __slots__ = (
         "_aim", "_alone", "_asked", "_balance", "_low", "_need", "_refill_at", "_sent", "_top_ups", "_trusted_until", "_used",
-        "closed", "holders", "key", "not_before", "reported_at", "rule", "topping_up",
+        "closed", "holders", "key", "not_before", "reported_at", "rule", "seconds", "topping_up",
     )  # fmt: skip
 
     def __init__(self, key: str, rule: Rule, need: Callable[[Lease], None]) -> None:
@@ -59,6 +60,7 @@ class Lease:
         self.holders = 1
         self.not_before = 0.0
         self.reported_at = 0.0
+        self.seconds = LEASE_SECONDS
         self.topping_up = False
         self._top_ups = 0
         self._need = need
@@ -133,8 +135,9 @@ class Lease:
         keep = 0 if release else min(held, self._aim_now())
         self._sent = self._balance = keep
         want = 0 if release else self._aim_now() - keep
+        seconds = LEASE_SECONDS if self._used or not usable else REST_SECONDS
         self._used = False
-        return Report(self.key, self.rule, keep, held - keep, want, release)
+        return Report(self.key, self.rule, keep, held - keep, want, release, seconds)
 
     def granted(self, grant: Grant, now: float) -> None:
         """The answer to the last report; from here on the lease is shared."""
@@ -147,7 +150,8 @@ class Lease:
             self._sent = grant.granted
         self._alone = None
         self._asked = False
-        self._trusted_until = self.reported_at + TRUST_SECONDS
+        self._trusted_until = self.reported_at + TRUST_SHARE * grant.seconds
+        self.seconds = grant.seconds
         self.holders = max(1, grant.holders)
         self._set_aim()
         self._refill_at = now + max(0.0, 1.0 - grant.left) / self.rule.rate_per_s

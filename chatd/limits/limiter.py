@@ -37,6 +37,7 @@ ASK_SECONDS = 0.5
 BATCH = 100
 """Buckets in one call: some 0.5 ms of the server's only thread, which everybody else waits for."""
 RENEW_SECONDS = LEASE_SECONDS / 3
+"""A lease that lasts longer, as long in proportion."""
 SWEEP_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 """From a failure to the next try."""
@@ -48,17 +49,24 @@ T = TypeVar("T")
 
 
 class UserLimits:
-    """One user's limits on this node, shared by the user's sessions here. Made by ``Limiter.enter``."""
+    """One user's limits on this node, shared by the user's sessions here. Made by ``Limiter.enter``. ``seldom``: the leases
+    of what is asked seldom, made when it is. ``look_at``: before then no lease is due."""
 
-    __slots__ = ("leases", "messages", "requests", "sessions", "tier", "user")
+    __slots__ = ("look_at", "messages", "requests", "seldom", "sessions", "tier", "user")
 
-    def __init__(self, user: str, tier: str, leases: dict[Operation, Lease]) -> None:
+    def __init__(self, user: str, tier: str, messages: Lease, requests: Lease) -> None:
         self.user = user
         self.tier = tier
         self.sessions = 0
-        self.leases = leases
-        self.messages = leases[Operation.MESSAGES]
-        self.requests = leases[Operation.REQUESTS]
+        self.messages = messages
+        self.requests = requests
+        self.seldom: dict[Operation, Lease] | None = None
+        self.look_at = 0.0
+
+    @property
+    def leases(self) -> dict[Operation, Lease]:
+        """All that there are now."""
+        return {Operation.MESSAGES: self.messages, Operation.REQUESTS: self.requests, **(self.seldom or {})}
 
 
 class Limiter:
@@ -86,6 +94,7 @@ class Limiter:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._max_left = max_keys
         self._bell = trio.Event()
+        self._need_report = self._need  # one for all leases
         self._addresses = AddressLimits(
             tiers.address, clock, self._ask, lambda: self._breaker.wait(clock()), max_keys=max_keys
         )
@@ -116,11 +125,10 @@ class Limiter:
         rules = self.tiers.of(tier)
         limits = self._users.get(user)
         if limits is None:
-            wanted = {op: rules[op] for op in (Operation.MESSAGES, Operation.REQUESTS)}
-            leases = {operation: self._lease(operation, user, rule) for operation, rule in wanted.items()}
-            limits = self._users[user] = UserLimits(user, tier, leases)
-            for lease in leases.values():
-                self._need(lease)
+            messages, requests = (self._lease(op, user, rules[op]) for op in (Operation.MESSAGES, Operation.REQUESTS))
+            limits = self._users[user] = UserLimits(user, tier, messages, requests)
+            self._need(messages)
+            self._need(requests)
         elif limits.tier != tier:
             limits.tier = tier
             for operation, lease in limits.leases.items():
@@ -155,15 +163,16 @@ class Limiter:
         """Wait until the limits are those of all nodes; no longer than ASK_SECONDS, and not at all while Redis is away.
         Cancelling is safe."""
         with trio.move_on_after(ASK_SECONDS):
-            for lease in tuple(limits.leases.values()):
+            for lease in limits.leases.values():
                 await self._answered(lease)
 
     async def take(self, limits: UserLimits, operation: Operation) -> float:
         """``Lease.take`` for what is asked seldom, and by who may wait: its lease is made with the first call."""
         lease = limits.leases.get(operation)
         if lease is None:
-            rule = self.tiers.of(limits.tier)[operation]
-            lease = limits.leases[operation] = self._lease(operation, limits.user, rule)
+            lease = self._lease(operation, limits.user, self.tiers.of(limits.tier)[operation])
+            limits.seldom = {**(limits.seldom or {}), operation: lease}
+            limits.look_at = 0.0
             self._need(lease)
         with trio.move_on_after(ASK_SECONDS):
             await self._answered(lease)
@@ -196,7 +205,7 @@ class Limiter:
         return states
 
     def _lease(self, operation: Operation, user: str, rule: Rule) -> Lease:
-        lease = Lease(_key(operation, user), rule, self._need)
+        lease = Lease(_key(operation, user), rule, self._need_report)
         if (left := self._left.pop(lease.key, None)) is not None:
             tokens, at = left
             now = self._clock()
@@ -250,7 +259,7 @@ class Limiter:
             now = self._clock()
             if now - swept >= SWEEP_SECONDS:
                 swept = now
-                self._low.update((lease, None) for lease in self._all_leases() if self._is_due(lease, now))
+                self._low.update((lease, None) for lease in self._due(now))
             while self._later and self._later[0][0] <= now:
                 _, _, lease, top_up = heapq.heappop(self._later)
                 lease.topping_up = lease.topping_up and not top_up
@@ -271,8 +280,14 @@ class Limiter:
         for limits in self._users.values():
             yield from limits.leases.values()
 
-    def _is_due(self, lease: Lease, now: float) -> bool:
-        return not lease.shared or now - lease.reported_at >= RENEW_SECONDS
+    def _due(self, now: float) -> Iterator[Lease]:
+        for limits in self._users.values():
+            if limits.look_at <= now:
+                leases = limits.leases.values()
+                for lease in leases:
+                    if now >= _renew_at(lease):
+                        yield lease
+                limits.look_at = min(map(_renew_at, leases))
 
     def _need(self, lease: Lease) -> None:
         """A lease wants to report: now, or when it may."""
@@ -365,6 +380,11 @@ class Limiter:
             self._addresses.redis_back()
             log.info("limits.redis_back")
             self._bell.set()
+
+
+def _renew_at(lease: Lease) -> float:
+    """When to report at the latest."""
+    return lease.reported_at + RENEW_SECONDS * (lease.seconds / LEASE_SECONDS) if lease.shared else 0.0
 
 
 def _key(operation: Operation, user: str) -> str:

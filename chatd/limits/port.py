@@ -18,6 +18,11 @@ from msgspec import Struct
 
 LEASE_SECONDS = 60.0
 """A node of which nothing was heard for so long has lost its leases. Nodes themselves stop at a tenth before it."""
+REST_SECONDS = 600.0
+"""The same for a lease of which nothing was spent since the last report. Every user who is there has two leases, which have
+to be renewed though nobody spends anything: with a minute that cost more than their heartbeats. What it is paid with: after
+a node was killed, its users who had nothing to say have a quarter of their burst on other nodes, and their whole rate, so long.
+"""
 
 
 class Rule(Struct, frozen=True):
@@ -35,7 +40,7 @@ class Rule(Struct, frozen=True):
 class Report(Struct, frozen=True, gc=False):
     """One node's word on one bucket: ``balance`` unspent tokens that it keeps, ``give`` that it hands back, ``want`` more.
 
-    ``release``: the node is done with the bucket.
+    ``release``: the node is done with the bucket. ``seconds``: how long the lease is to last.
     """
 
     key: str
@@ -44,16 +49,19 @@ class Report(Struct, frozen=True, gc=False):
     give: int
     want: int
     release: bool
+    seconds: float = LEASE_SECONDS
 
 
 class Grant(Struct, frozen=True, gc=False):
     """The answer to a Report. ``kept``: the balance counts; otherwise its lease had expired, or a later report came first,
-    and these tokens are void. ``left``: tokens in the bucket; ``holders``: nodes with a lease, this one included."""
+    and these tokens are void. ``left``: tokens in the bucket; ``holders``: nodes with a lease, this one included;
+    ``seconds``: how long it lasts."""
 
     kept: bool
     granted: int
     left: float
     holders: int
+    seconds: float = LEASE_SECONDS
 
 
 class Counted(Struct, frozen=True, gc=False):

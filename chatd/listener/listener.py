@@ -3,6 +3,10 @@
 Owns: the count of connections, in all and per address. Waits for: new connections, and for each peer's first bytes,
 every wait with a deadline. Whatever goes wrong with one connection ends there (``_guard``): RFC-breaking heads, a
 library that raises, our own bugs. Ends when cancelled; open connections are in the caller's nursery and stay.
+
+A plain socket that has become a WebSocket goes on in a task of its own (``_carry``), in the nursery of the one that
+accepted it, which ends: a task keeps all that is on its stack, and what an idle connection keeps is what bounds how many
+there can be. It was 12 coroutines deep, with the head, the library's stream and the verdict on the address; it is 5.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import secrets
 import socket
 import ssl
+import sys
 from collections import Counter
 
 import structlog
@@ -72,7 +77,7 @@ class Listener:
         except OSError:  # gone before we looked
             await trio.aclose_forcefully(stream)
             return
-        address = address_key(peer[0] if isinstance(peer, tuple) else "local")
+        address = sys.intern(address_key(peer[0] if isinstance(peer, tuple) else "local"))
         if self.connections >= self._max_connections or self._per_address[address] >= self._max_per_address:
             self._metrics.connections_refused += 1
             await self._turn_away(stream, _FULL)
@@ -80,13 +85,18 @@ class Listener:
         self.connections += 1
         self._per_address[address] += 1
         self._metrics.connections_accepted += 1
+        carried = False
         try:
-            await self._guard(stream, address)
+            carried = await self._guard(stream, address)
         finally:
-            self.connections -= 1
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
+            if not carried:
+                self._left(address)
+
+    def _left(self, address: str) -> None:
+        self.connections -= 1
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
 
     async def _turn_away(self, stream: trio.abc.Stream, refusal: BadUpgrade) -> None:
         """Say why, to a few at a time: each farewell holds a descriptor and a task, which is what the bound is about."""
@@ -100,23 +110,27 @@ class Listener:
             self._farewells -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _guard(self, stream: trio.SocketStream, address: str) -> None:
+    async def _guard(self, stream: trio.SocketStream, address: str) -> bool:
+        """Whether the connection goes on in a task of its own."""
+        carried = False
         try:
-            await self._tell_apart(stream, address)
+            carried = await self._tell_apart(stream, address)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as fault:
             log.debug("connection.lost", reason=type(fault).__name__)
         except Exception:
             self._metrics.connection_faults += 1
             log.exception("connection.failed")
         finally:
-            await trio.aclose_forcefully(stream)
+            if not carried:
+                await trio.aclose_forcefully(stream)
+        return carried
 
-    async def _tell_apart(self, tcp: trio.SocketStream, address: str) -> None:
+    async def _tell_apart(self, tcp: trio.SocketStream, address: str) -> bool:
         verdict = await self._node.limiter.count(Operation.CONNECTIONS, address)
         if verdict.wait_s > 0:
             self._metrics.connections_refused += 1
             await self._turn_away(tcp, _too_often(verdict))
-            return
+            return False
         await self._node.pace.begin()
         stream: trio.abc.Stream = tcp
         if self._tls is not None:
@@ -125,14 +139,19 @@ class Listener:
                 await stream.do_handshake()
         upgrade = await serve_http(stream, b"", self._respond, address=address, deadlines=self._deadlines)
         if upgrade is None:
-            return
+            return False
         try:
             encoding = self._judge(upgrade.head)
         except BadUpgrade as refusal:
             await send_refusal(stream, refusal)
-            return
+            return False
         answer = switching_protocols(upgrade.head.only(b"sec-websocket-key") or b"", encoding.subprotocol)
-        await self._run(tcp, stream, Session(self._node, encoding, address, secrets.token_hex(8)), answer, upgrade.rest)
+        session = Session(self._node, encoding, address, secrets.token_hex(8))
+        if stream is not tcp:
+            await self._run_on_stream(stream, session, answer, upgrade.rest)
+            return False
+        self._hand_over(tcp, session, answer, upgrade.rest)
+        return True
 
     def _judge(self, head: RequestHead) -> Encoding:
         check_upgrade(head)
@@ -145,49 +164,51 @@ class Listener:
         assert encoding is not None, "check_upgrade has seen one that we speak"
         return encoding
 
-    async def _run(
-        self, tcp: trio.SocketStream, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes
-    ) -> None:
-        sessions = self._node.sessions
-        sessions[session.session_id] = session
-        try:
-            if stream is tcp:
-                await self._run_on_socket(tcp, session, answer, rest)
-            else:
-                await self._run_on_stream(stream, session, answer, rest)
-        finally:
-            del sessions[session.session_id]
-
-    async def _run_on_socket(self, tcp: trio.SocketStream, session: Session, answer: bytes, rest: bytes) -> None:
+    def _hand_over(self, tcp: trio.SocketStream, session: Session, answer: bytes, rest: bytes) -> None:
+        nursery = trio.lowlevel.current_task().parent_nursery
+        assert nursery is not None, "only Trio's very first task has none"
         # From here on Trio does not know the socket: the poller's nested epoll does.
-        raw = socket.socket(fileno=tcp.socket.detach())
-        raw.setblocking(False)
-        link = SocketLink(
-            raw, session, self._poller, self._poller.cork, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames
+        sock = socket.socket(fileno=tcp.socket.detach())
+        sock.setblocking(False)
+        session.link = SocketLink(
+            sock, session, self._poller, self._poller.cork, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames
         )
-        session.link = link
+        self._node.add(session)
+        session.link.write(answer)
+        nursery.start_soon(self._carry, session, rest, name="session")  # begins in any case, also when cancelled
+
+    async def _carry(self, session: Session, rest: bytes) -> None:
+        """Serve one session on a plain socket to its end. Raises nothing but cancellation."""
+        try:
+            if rest:
+                session.data_received(rest)
+                rest = b""
+            await run_session(session, self._node)
+            await session.link.wait_ended()
+        except Exception:
+            self._metrics.connection_faults += 1
+            log.exception("connection.failed")
+        finally:
+            session.link.abort()
+            del self._node.sessions[session.session_id]
+            self._left(session.address)
+
+    async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes) -> None:
+        session.link = link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
+        self._node.add(session)
         try:
             link.write(answer)
             if rest:
                 session.data_received(rest)
-            await run_session(session, self._node)
-            await link.wait_ended()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                try:
+                    await run_session(session, self._node)
+                    await link.wait_ended()
+                finally:
+                    link.abort()
         finally:
-            link.abort()
-
-    async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes) -> None:
-        link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
-        session.link = link
-        link.write(answer)
-        if rest:
-            session.data_received(rest)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            try:
-                await run_session(session, self._node)
-                await link.wait_ended()
-            finally:
-                link.abort()
+            del self._node.sessions[session.session_id]
 
 
 def _too_often(verdict: Verdict) -> BadUpgrade:

@@ -101,9 +101,10 @@ class LocalUsers:
 
     def _take_note(self, due: list[tuple[str, Person, bool]]) -> None:
         for user, person, renew in due:
-            self._changed[user] = None
             if renew:
                 self._renewed[user] = None
+            if not renew or _may_be_news(person):
+                self._changed[user] = None
             if not person.devices and person.last_active > person.stored:
                 self._unstored[user] = person.last_active
 
@@ -164,8 +165,10 @@ class LocalUsers:
                 return
             for user, privacy in found.items():
                 person = people.get(user)
-                if person is not None and person.shows == before.get(user):  # else it was set while the store was read
-                    person.shows = (privacy.presence, privacy.last_seen)
+                shows = (privacy.presence, privacy.last_seen)
+                if person is not None and person.shows == before.get(user) != shows:  # else it was set meanwhile, or is so
+                    person.shows = shows
+                    self._changed[user] = None
 
     def _gather(self, now: float) -> list[Entry]:
         offset = self._wall_ms() - now * 1000
@@ -224,6 +227,12 @@ class LocalUsers:
         if isinstance(outcome, Refused):
             for person in self.roster.people.values():  # the disk: who is still known is stored with the next sweep
                 person.stored = 0.0
+
+
+def _may_be_news(person: Person) -> bool:
+    """Whether what others see may differ from what was told; what somebody lets them see is looked up apart from this."""
+    same = person.status is person.announced.status and person.seen_of == person.last_active
+    return not same or not person.devices or person.shows is None
 
 
 def _is_news(said: PresenceState, state: PresenceState) -> bool:

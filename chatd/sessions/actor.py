@@ -1,6 +1,6 @@
 """The session's actor: hello, replay, and the requests that wait for the store, one after another.
 
-Waits for: its own mailbox (``Session.next_job``), the store's reads, the store writer's outcome and the bus's confirmation,
+Waits for: its own mailbox (``Session.job_waits``), the store's reads, the store writer's outcome and the bus's confirmation,
 which have their own deadlines, and its own peer's reading (``replay.STALL_SECONDS``). Nobody waits for it. Ends when the
 session has; cancelling it ends the session without a goodbye. A fault in here ends this session alone.
 """
@@ -30,13 +30,13 @@ log = structlog.get_logger()
 async def run_session(session: Session, node: Node) -> None:
     """Serve one connection from its hello to its end. Raises nothing of the peer's making."""
     try:
-        hello = None
-        with trio.move_on_after(node.hello_seconds):
-            hello = await session.next_job()
-        if not isinstance(hello, messages.Hello):
-            session.end(codes.HELLO_EXPECTED)
-        elif await _say_hello(session, node, hello):
-            await _serve(session, node)
+        live = await _greet(session, node)
+        while live and session.ended is None:
+            if (job := session.take_job()) is None:
+                await session.job_waits()  # here an idle connection rests, with as little below it as can be
+            else:
+                await _serve(session, node, job)
+                job = None
         await node.pace.step()  # when thousands are lost at one moment
     except Unavailable as fault:
         log.warning("session.store_unavailable", session=session.session_id, reason=str(fault))
@@ -48,6 +48,18 @@ async def run_session(session: Session, node: Node) -> None:
         session.end(codes.INTERNAL_ERROR, retry_after_ms=1000)
     finally:
         _forget(session, node)
+
+
+async def _greet(session: Session, node: Node) -> bool:
+    """Wait for the hello, and answer it. False when the session is over."""
+    hello = None
+    with trio.move_on_after(node.hello_seconds):
+        while session.ended is None and (hello := session.take_job()) is None:
+            await session.job_waits()
+    if not isinstance(hello, messages.Hello):
+        session.end(codes.HELLO_EXPECTED)
+        return False
+    return await _say_hello(session, node, hello)
 
 
 async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> bool:
@@ -115,13 +127,12 @@ def _rates(session: Session) -> dict[str, int]:
     return {"messages_per_second": int(rule.rate_per_s), "messages_burst": rule.burst}
 
 
-async def _serve(session: Session, node: Node) -> None:
-    while (job := await session.next_job()) is not None:
-        if isinstance(job, str):
-            await _follow_what_began(session, node, job)
-        else:
-            await wait_for_peer(session, node)
-            await answer(session, node, job)
+async def _serve(session: Session, node: Node, job: messages.ClientMessage | str) -> None:
+    if isinstance(job, str):
+        await _follow_what_began(session, node, job)
+    else:
+        await wait_for_peer(session, node)
+        await answer(session, node, job)
 
 
 async def _follow_what_began(session: Session, node: Node, conv: str) -> None:

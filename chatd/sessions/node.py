@@ -23,6 +23,7 @@ from chatd.ops.metrics import Metrics
 from chatd.presence.actor import Presence
 from chatd.sessions.pace import Pace
 from chatd.sessions.roll import Roll
+from chatd.sessions.rounds import Rounds
 from chatd.sessions.session import Session
 from chatd.store.port import Store
 from chatd.store.writer import Writer
@@ -111,8 +112,15 @@ class Node:
         self.random = random
         self.pace = Pace()
         self.sessions: dict[str, Session] = {}
+        self.rounds = Rounds()
         self.marked: list[Session] = []
+        self._marks_bell = trio.Event()
         self.draining = False
+
+    def add(self, session: Session) -> None:
+        """A session begins; ``sessions`` is where it is taken out again."""
+        self.sessions[session.session_id] = session
+        self.rounds.after(session.session_id, 1)
 
     def waiting_bytes(self) -> int:
         """Bytes in all outboxes."""
@@ -122,15 +130,33 @@ class Node:
         silence = SILENT_HEARTBEATS * self.heartbeat_ms / 1000
         while True:
             await trio.sleep(SWEEP_SECONDS)
-            now, now_ms = trio.current_time(), time_ns() // 1_000_000
-            for number, session in enumerate(list(self.sessions.values())):
-                session.expire(now, now_ms, silence)
+            due, soon = self.rounds.turn()
+            for number, session_id in enumerate(due):
+                if (left := self._look_at(session_id, silence)) is not None:
+                    self.rounds.after(session_id, left / SWEEP_SECONDS)
                 if number % 1000 == 999:
                     await trio.lowlevel.checkpoint()
+            for session_id in soon:
+                if self._look_at(session_id, silence) == 0:
+                    self.rounds.soon(session_id)
+
+    def _look_at(self, session_id: str, silence: float) -> float | None:
+        """In how many seconds to look again; None where the session is over."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return None
+        return session.expire(trio.current_time(), time_ns() // 1_000_000, silence)
+
+    def mark_moved(self, session: Session) -> None:
+        """A session has marks that are to be stored, and had none."""
+        self.marked.append(session)
+        self._marks_bell.set()
 
     async def flush_marks(self) -> None:
         while True:
+            await self._marks_bell.wait()
             await trio.sleep(self.marks_seconds)
+            self._marks_bell = trio.Event()
             marked, self.marked = self.marked, []
             for session in marked:
                 session.flush_marks()

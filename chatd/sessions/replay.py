@@ -43,7 +43,7 @@ async def replay_all(
             _say_live(session)
     if not at_once:
         await _replay(session, node, late, positions)
-    for conv in list(session.topics) if session.ended is None else ():
+    for conv in list(session.followed) if session.ended is None else ():
         await join(session, node, conv, positions.get(conv, 0))
     node.presence.conversations_moved(session)  # who came and went meanwhile was read here, and told to nobody
 
@@ -52,8 +52,9 @@ async def _follow_all(session: Session, node: Node, standings: list[Standing]) -
     """How the conversations stand, now that they are followed, also those that began meanwhile. Raises Unavailable."""
     assert session.author is not None
     while True:
-        new = [(s.conv, s.kind == "group") for s in standings if s.member and s.conv not in session.topics]
-        session.topics.update(conv for conv, _ in new)
+        new = [(s.conv, s.kind == "group") for s in standings if s.member and s.conv not in session.followed]
+        if new:
+            session.topics.update(conv for conv, _ in new)
         if not await node.hub.follow(session, new):
             return standings
         # A topic that is new here has counted nothing yet; what the store holds now is where it begins.
@@ -75,7 +76,7 @@ def _is_late(session: Session, node: Node, standing: Standing, position: int) ->
 
 def _behind(session: Session, node: Node, positions: dict[str, int]) -> list[str]:
     """The conversations whose topics are further than what the session was sent."""
-    return [conv for conv in session.topics if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
+    return [conv for conv in session.followed if not node.hub.topics[conv].in_step(positions.get(conv, 0))]
 
 
 async def _replay(session: Session, node: Node, late: list[str], positions: dict[str, int]) -> None:

@@ -8,13 +8,15 @@ beyond them the socket is not read (I9): TCP then slows the client down, and nob
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import lru_cache
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 from chatd_protocol import codes, messages
-from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode
+from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode, encode_beat
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
@@ -41,6 +43,8 @@ from chatd.wire import frames
 from chatd.wire.frames import FrameError, FrameParser
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from chatd.limits.limiter import UserLimits
     from chatd.sessions.node import Node
     from chatd.wire.link import Link
@@ -58,13 +62,19 @@ _FLOOD_FACTOR = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
 
 
+@lru_cache(maxsize=100)
+def _flood_bounds(per_second: float, burst: int) -> tuple[float, int]:
+    """Rate and burst of frames; kept, so that all sessions share the two numbers."""
+    return per_second * _FLOOD_FACTOR, burst * _FLOOD_FACTOR
+
+
 class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
         "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
-        "_signals", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq", "former",
-        "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "topics", "user",
+        "_signals", "_topics", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq",
+        "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -78,7 +88,7 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._flood = TokenBucket(limits.messages_per_second * _FLOOD_FACTOR, limits.messages_burst * _FLOOD_FACTOR)
+        self._flood = TokenBucket(*_flood_bounds(limits.messages_per_second, limits.messages_burst))
         self._in_flight = 0
         self._mailbox = Mailbox(limits.requests_waiting)
         self._ended: Close | None = None
@@ -93,9 +103,21 @@ class Session:
         self.device_no = -1
         self.epoch = self.first_cseq = 0
         self.marks: Marks | None = None
-        self.topics: set[str] = set()
+        self._topics: set[str] | None = None
         self.former: dict[str, int] | None = None
         self.limits: UserLimits | None = None
+
+    @property
+    def topics(self) -> set[str]:
+        """The conversations that it follows. Made when first asked for: who is in none has no set."""
+        if self._topics is None:
+            self._topics = set()
+        return self._topics
+
+    @property
+    def followed(self) -> Collection[str]:
+        """The same, to be looked at only."""
+        return self._topics or ()
 
     # --- what the link calls --------------------------------------------------------------------
 
@@ -117,6 +139,7 @@ class Session:
             self._partial_since = 0.0
         elif not self._partial_since or any(opcode < frames.CLOSE for opcode, _ in received):
             self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
+            self._node.rounds.soon(self.session_id)
 
     def outbox_overflowed(self) -> None:
         self._node.metrics.slow_consumers += 1
@@ -226,7 +249,7 @@ class Session:
             self.end_if_fenced(outcome)
 
     def _heartbeat(self, message: messages.Heartbeat) -> None:
-        self.tell(messages.HeartbeatAnswer(time=time_ns() // 1_000_000))
+        self.link.write(frame_of(self.encoding, encode_beat(self.encoding, time_ns() // 1_000_000)))
         if message.active is not msgspec.UNSET and message.active is self.inactive:
             self.inactive = not message.active
             if message.active:
@@ -254,7 +277,7 @@ class Session:
         if self.marks is None:
             self.marks = Marks()
         if not self.marks:
-            self._node.marked.append(self)
+            self._node.mark_moved(self)
         if not self.marks.move(conv, delivered, read):
             # Marks of 5000 conversations wait: this device may see some of the oldest again, and loses nothing.
             self._node.metrics.marks_dropped += 1
@@ -372,14 +395,19 @@ class Session:
         if isinstance(outcome, Refused) and isinstance(operation, Mark) and self._ended is None:
             self._move_mark(operation.conv, operation.delivered, operation.read)
 
-    def expire(self, now: float, now_ms: int, silence: float) -> None:
-        """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token."""
+    def expire(self, now: float, now_ms: int, silence: float) -> float:
+        """Called by the sweep: end what is silent for ``silence`` s, too slow with a message, or past its token. In how many
+        seconds it may be so at the earliest."""
         if self._partial_since and not self._paused and now - self._partial_since > FRAGMENT_SECONDS:
             self._close_frame(frames.POLICY_VIOLATION, "message took too long")
         elif now - self.last_heard > silence and not self._paused:
             self.end(codes.HEARTBEAT_MISSED)
         elif self.expires_at and now_ms >= self.expires_at:
             self.end(codes.TOKEN_EXPIRED)
+        if self.author is None or self._paused or self._partial_since:
+            return 0.0  # at each turn: what it will be is not known yet
+        silent_in = self.last_heard + silence - now
+        return min(silent_in, (self.expires_at - now_ms) / 1000) if self.expires_at else silent_in
 
     # --- what the actor calls -------------------------------------------------------------------
 
@@ -393,21 +421,23 @@ class Session:
         self.limits = limits
         rule = limits.messages.rule
         if rule.rate_per_s > self._node.limits.messages_per_second:
-            self._flood = TokenBucket(rule.rate_per_s * _FLOOD_FACTOR, rule.burst * _FLOOD_FACTOR)
+            self._flood = TokenBucket(*_flood_bounds(rule.rate_per_s, rule.burst))
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""
         self._machine.advance("server", name)
 
-    async def next_job(self) -> messages.ClientMessage | str | None:
-        """The next thing for the actor: the id of a conversation that began (EVERYTHING: look which did), or a request;
-        None when the session has ended."""
-        while self._ended is None:
-            if (job := self._mailbox.take()) is not None:
-                self._pace()
-                return job
-            await self._mailbox.changed()
-        return None
+    def take_job(self) -> messages.ClientMessage | str | None:
+        """The next thing for the actor, if there is one: the id of a conversation that began (EVERYTHING: look which did),
+        or a request."""
+        job = self._mailbox.take()
+        if job is not None:
+            self._pace()
+        return job
+
+    def job_waits(self) -> Coroutine[object, object, None]:
+        """Wait until there may be another job, or the session has ended. Cancelling is safe."""
+        return self._mailbox.changed()  # not awaited here: one coroutine less in each idle connection
 
 
 _NOT_TAKEN = Refused(ErrorCode.OVERLOADED, "")

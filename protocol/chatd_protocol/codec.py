@@ -45,9 +45,26 @@ _SERVER = _by_tag(ServerMessage)
 
 # --- reading ----------------------------------------------------------------------------------
 
+_BEATS = {
+    True: {
+        b"\xa1\x61t\x69heartbeat": messages.Heartbeat(),
+        b"\xa2\x61t\x69heartbeat\x66active\xf4": messages.Heartbeat(active=False),
+        b"\xa2\x61t\x69heartbeat\x66active\xf5": messages.Heartbeat(active=True),
+    },
+    False: {
+        b'{"t":"heartbeat"}': messages.Heartbeat(),
+        b'{"t":"heartbeat","active":false}': messages.Heartbeat(active=False),
+        b'{"t":"heartbeat","active":true}': messages.Heartbeat(active=True),
+    },
+}
+"""All that idle connections say, in its usual forms, for binary encodings and the others: known by its bytes."""
+_LONGEST_BEAT = max(len(form) for forms in _BEATS.values() for form in forms)
+
 
 def decode_client(encoding: Encoding, data: bytes) -> ClientMessage:
     """One message of a client's, at most MAX_CLIENT_BYTES. Raises Malformed."""
+    if len(data) <= _LONGEST_BEAT and (beat := _BEATS[encoding.binary].get(data)) is not None:
+        return beat
     if encoding is Encoding.CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
         return send
     message: ClientMessage = _decode(encoding, data, _CLIENT, MAX_CLIENT_BYTES)
@@ -115,6 +132,13 @@ def encode(encoding: Encoding, message: Struct) -> bytes:
     if encoding is Encoding.JSON and not isinstance(message, _WITH_BYTES):
         return json_form.dump_without_bytes(message)
     return _dump(encoding, msgspec.to_builtins(message, builtin_types=(bytes,)))
+
+
+def encode_beat(encoding: Encoding, time: int) -> bytes:
+    """The ``HeartbeatAnswer`` of a moment, equal to ``encode`` of it."""
+    if encoding is Encoding.JSON:
+        return b'{"t":"heartbeat","time":%d}' % time
+    return b"\xa2\x61t\x69heartbeat\x64time" + cbor.number(time)
 
 
 def _dump(encoding: Encoding, fields: dict[str, Any]) -> bytes:

@@ -15,7 +15,8 @@ from chatd_bench.scenarios.stage import Options, Result, run_id, spent, stage
 
 
 def run_idle(options: Options, steps: list[int], hold: float) -> Result:
-    """Connections in steps; each is held for ``hold`` seconds before the look at it."""
+    """Connections in steps; each is held for ``hold`` seconds before the look at it. That should be a heartbeat's time or more,
+    for each connection sends its first one so long after it was opened."""
     users = make_users(run_id(), steps[-1])
     cast = Cast(users, homes=tuple(user.number % options.generators for user in users))
     seen: list[tuple[int, Memory]] = []

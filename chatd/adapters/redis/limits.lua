@@ -64,15 +64,16 @@ local function write(key, bucket, node, rate, burst, now)
   redis.call('PEXPIRE', key, string.format('%.0f', math.max(full, (bucket.last - now) / 1000) + 1000))
 end
 
--- KEYS: buckets. ARGV: node, number of the report, lease in ms; for each key: rate, burst, balance, give, want, release.
+-- KEYS: buckets. ARGV: node, number of the report; for each key: rate, burst, balance, give, want, release, lease in ms.
 -- Returns for each key: kept, granted, tokens left in thousandths, holders.
 local function lease(keys, args)
   local now, answer = clock(), {}
-  local node, number, length = 'n' .. args[1], tonumber(args[2]), tonumber(args[3]) * 1000
+  local node, number = 'n' .. args[1], tonumber(args[2])
   for i, key in ipairs(keys) do
-    local at = 3 + (i - 1) * 6
+    local at = 2 + (i - 1) * 7
     local rate, burst, balance = tonumber(args[at + 1]), tonumber(args[at + 2]), tonumber(args[at + 3])
     local give, want, release = tonumber(args[at + 4]), tonumber(args[at + 5]), args[at + 6] == '1'
+    local length = tonumber(args[at + 7]) * 1000
     local bucket = read(key, rate, burst, now)
     local record = bucket.records[node]
     local kept, granted = 0, 0

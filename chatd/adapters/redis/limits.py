@@ -17,7 +17,7 @@ import trio
 
 from chatd.adapters.redis.address import parse_address
 from chatd.adapters.redis.link import Argument, CommandRefused, Link, LinkDown, Refusal, Reply
-from chatd.limits.port import LEASE_SECONDS, Counted, Grant, Report, Rule, SharedDown
+from chatd.limits.port import Counted, Grant, Report, Rule, SharedDown
 
 CALL_SECONDS = 0.5
 PREFIX = "chatd:limits:1:"
@@ -58,13 +58,14 @@ class RedisLimits:
 
     async def lease(self, node: str, number: int, reports: Sequence[Report]) -> list[Grant]:
         """See the port."""
-        arguments: list[Argument] = [node, number, int(LEASE_SECONDS * 1000)]
+        arguments: list[Argument] = [node, number]
         for r in reports:
-            arguments += (r.rule.rate_per_s, r.rule.burst, r.balance, r.give, r.want, int(r.release))
+            length = int(r.seconds * 1000)
+            arguments += (r.rule.rate_per_s, r.rule.burst, r.balance, r.give, r.want, int(r.release), length)
         numbers = await self._call("lease", [r.key for r in reports], arguments, 4 * len(reports))
         return [
-            Grant(bool(numbers[at]), numbers[at + 1], numbers[at + 2] / 1000, numbers[at + 3])
-            for at in range(0, len(numbers), 4)
+            Grant(bool(numbers[at]), numbers[at + 1], numbers[at + 2] / 1000, numbers[at + 3], report.seconds)
+            for at, report in zip(range(0, len(numbers), 4), reports, strict=True)
         ]
 
     async def count(self, key: str, rule: Rule, n: int) -> Counted:
