@@ -20,7 +20,7 @@ The contract of an implementation; ``tests/store/conformance.py`` runs it on eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -223,10 +223,14 @@ class Committed(Struct, frozen=True):
 class Store(Protocol):
     """See the module's text. Cancelling a read is safe; cancelling ``commit`` leaves its effect unknown."""
 
-    async def commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
+    async def commit(
+        self, operations: Sequence[Operation], now: int, meanwhile: Callable[[], None] | None = None
+    ) -> list[Outcome]:
         """Carry out a batch in one durable transaction; one outcome per operation, in the same order.
 
         ``now``: ms since the Unix epoch, the ``at`` of new events (never less than the conversation's newest).
+        ``meanwhile`` is called, perhaps twice, on the Trio thread, when this begins to wait, for the disk or for its turn:
+        what the caller has to do anyway need not wait, too. It may not raise.
         Raises Unavailable. Only one ``commit`` may be in flight per Store object.
         """
 

@@ -96,16 +96,22 @@ class SqliteStore:
         self._cache = CommitCache(self._connection)
         self._closed = False
 
-    async def commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
+    async def commit(
+        self, operations: Sequence[Operation], now: int, meanwhile: Callable[[], None] | None = None
+    ) -> list[Outcome]:
         """See the port."""
+        if meanwhile is not None and self._in_turn.locked():
+            meanwhile()
         async with self._in_turn:
-            return await self._commit(operations, now)
+            return await self._commit(operations, now, meanwhile)
 
-    async def _commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
+    async def _commit(
+        self, operations: Sequence[Operation], now: int, meanwhile: Callable[[], None] | None
+    ) -> list[Outcome]:
         if self._closed:
             self._connect()
         try:
-            await self._begin()
+            await self._begin(meanwhile)
             with translated():
                 self._cache.begin()
                 commit = Commit(
@@ -114,16 +120,19 @@ class SqliteStore:
                 )  # fmt: skip
                 outcomes = [commit.apply(operation) for operation in operations]
             self._unscrubbed |= commit.redacted
-            await trio.to_thread.run_sync(self._finish, commit, limiter=self._writing)
+            trio_thread = trio.lowlevel.current_trio_token()
+            await trio.to_thread.run_sync(self._finish, commit, trio_thread, meanwhile, limiter=self._writing)
         except BaseException as fault:
             self._recover(fault)
             raise
         return outcomes
 
-    async def _begin(self) -> None:
+    async def _begin(self, meanwhile: Callable[[], None] | None) -> None:
         # Tried at once: another process seldom holds the lock, and a thread costs 50 us.
         try:
             if not (self._turnstile.enter() and self._begins_at_once()):
+                if meanwhile is not None:
+                    meanwhile()
                 await trio.to_thread.run_sync(self._begin_patiently, limiter=self._writing)
         finally:
             self._turnstile.leave()
@@ -146,7 +155,10 @@ class SqliteStore:
             self._connection.set_busy_timeout(0)
             self._turnstile.leave()
 
-    def _finish(self, commit: Commit) -> None:
+    def _finish(self, commit: Commit, trio_thread: trio.lowlevel.TrioToken, meanwhile: Callable[[], None] | None) -> None:
+        # Said from here, not before: what is done meanwhile would keep this thread from beginning.
+        if meanwhile is not None:
+            trio_thread.run_sync_soon(meanwhile)
         with translated():
             commit.flush()
             self._connection.execute("COMMIT")
