@@ -28,7 +28,7 @@ class Book:
         self.calls: list[RollCall] = []
         self.broken = False
 
-    async def commit(self, operations: Sequence[Operation], now: int) -> list[Outcome]:
+    async def commit(self, operations: Sequence[Operation], now: int, meanwhile: object = None) -> list[Outcome]:
         await trio.lowlevel.checkpoint()
         if self.broken:
             raise Unavailable("the disk")
