@@ -29,12 +29,18 @@ MODULES = (
     "chatd.sessions.changes",
     "chatd.sessions.mailbox",
     "chatd.sessions.marks",
+    "chatd.sessions.node",
     "chatd.sessions.session",
     "chatd.store.writer",
+    "chatd.adapters.redis.bus",
+    "chatd.adapters.redis.link",
+    "chatd.adapters.sqlite.bulk",
     "chatd.adapters.sqlite.cache",
     "chatd.adapters.sqlite.commit",
     "chatd.delivery.hub",
     "chatd.delivery.topic",
+    "chatd.delivery.envelope",
+    "chatd.ops.metrics",
 )
 PACKAGES = ("chatd", "chatd_protocol")
 SETUP = """

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import time_ns
+from typing import Final
 
 import structlog
 import trio
@@ -38,8 +39,8 @@ from chatd.conversations.operations import (
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Store, Unavailable
 
-OPERATION_BYTES = 200
-NAME_BYTES = 80
+OPERATION_BYTES: Final = 200
+NAME_BYTES: Final = 80
 """What an operation is taken to occupy beside its payload, and each name in it."""
 
 OnOutcome = Callable[[Operation, Outcome], None]

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import codecs
 from struct import Struct
+from typing import Final
 
 try:
     from websockets.speedups import apply_mask as unmask
 except ImportError:  # no wheel with its C for this platform
     from websockets.utils import apply_mask as unmask
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
 
-_WHOLE_BINARY = 0x82
+_WHOLE_BINARY: Final = 0x82
 """FIN, no reserved bits, BINARY: nearly every frame, so that the parser's other rules need not be gone through."""
 
-MAX_CONTROL_PAYLOAD = 125  # section 5.5
-MAX_FRAGMENTS = 64
+MAX_CONTROL_PAYLOAD: Final = 125  # section 5.5
+MAX_FRAGMENTS: Final = 64
 """A message in more pieces is refused: empty fragments would otherwise grow a list without ever reaching the size."""
 
 NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA = 1000, 1002, 1003

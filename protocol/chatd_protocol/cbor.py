@@ -9,18 +9,18 @@ from functools import lru_cache, partial
 from io import BytesIO
 from math import isfinite
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_DEPTH = 8
+MAX_DEPTH: Final = 8
 """Maps and arrays within one another, the message itself counted. The deepest message of ours has 5."""
 
-_PLAIN = frozenset({str, bytes, int, bool, type(None)})
-_CONTAINERS = frozenset({dict, list})
+_PLAIN: Final = frozenset({str, bytes, int, bool, type(None)})
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 def _refuse_tag(*_: Any) -> Any:
@@ -41,8 +41,8 @@ _load_strictly: Callable[[bytes], Any] = partial(cbor2.loads, max_depth=MAX_DEPT
 _FAULTS = (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
-_SEAL = b"end of a message"
-_SEALED = b"\x50" + _SEAL  # a byte string of 16
+_SEAL: Final = b"end of a message"
+_SEALED: Final = b"\x50" + _SEAL  # a byte string of 16
 
 
 def load_map(data: bytes) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def head(major: int, argument: int) -> bytes:
     return bytes((major | 27,)) + argument.to_bytes(8, "big")
 
 
-_TEXT_HEADS = tuple(head(0x60, size) for size in range(256))
-_NUMBERS = tuple(head(0x00, value) for value in range(256))
+_TEXT_HEADS: Final = tuple(head(0x60, size) for size in range(256))
+_NUMBERS: Final = tuple(head(0x00, value) for value in range(256))
 _pack_16_bits, _pack_32_bits, _pack_64_bits = Struct(">BH").pack, Struct(">BI").pack, Struct(">BQ").pack
 
 

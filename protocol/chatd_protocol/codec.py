@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, Final, cast, get_args, get_type_hints
 
 import cbor2
 import msgspec
@@ -20,8 +20,10 @@ from chatd_protocol.encoding import Encoding as Encoding  # noqa: PLC0414 - one 
 from chatd_protocol.messages import MAX_INTEGER, ClientMessage, ServerMessage
 from chatd_protocol.plain_send import read_plain_send
 
-MAX_CLIENT_BYTES = 64 * 1024
-MAX_SERVER_BYTES = 1024 * 1024
+MAX_CLIENT_BYTES: Final = 64 * 1024
+MAX_SERVER_BYTES: Final = 1024 * 1024
+_CBOR: Final = Encoding.CBOR  # an Enum's member is found by its metaclass, which takes longer than all else here
+_JSON: Final = Encoding.JSON
 
 
 class Malformed(Exception):
@@ -65,7 +67,7 @@ def decode_client(encoding: Encoding, data: bytes) -> ClientMessage:
     """One message of a client's, at most MAX_CLIENT_BYTES. Raises Malformed."""
     if len(data) <= _LONGEST_BEAT and (beat := _BEATS[encoding.binary].get(data)) is not None:
         return beat
-    if encoding is Encoding.CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
+    if encoding is _CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
         return send
     message: ClientMessage = _decode(encoding, data, _CLIENT, MAX_CLIENT_BYTES)
     return message
@@ -81,7 +83,7 @@ def _decode(encoding: Encoding, data: bytes, kinds: dict[str, type[Struct]], bou
     if len(data) > bound:
         raise Malformed(ErrorCode.BAD_MESSAGE, f"message: at most {bound} bytes, not {len(data)}")
     try:
-        fields = cbor.load_map(data) if encoding is Encoding.CBOR else json_form.load_object(data)
+        fields = cbor.load_map(data) if encoding is _CBOR else json_form.load_object(data)
     except ValueError as fault:
         raise Malformed(ErrorCode.BAD_MESSAGE, str(fault)) from None
     name = fields.get("t")
@@ -129,25 +131,25 @@ _WITH_BYTES = (messages.Event, messages.Ok, messages.Send, messages.Edit)
 
 def encode(encoding: Encoding, message: Struct) -> bytes:
     """One message; ``t`` comes first, what is unset or at its default is left out."""
-    if encoding is Encoding.JSON and not isinstance(message, _WITH_BYTES):
+    if encoding is _JSON and not isinstance(message, _WITH_BYTES):
         return json_form.dump_without_bytes(message)
     return _dump(encoding, msgspec.to_builtins(message, builtin_types=(bytes,)))
 
 
 def encode_beat(encoding: Encoding, time: int) -> bytes:
     """The ``HeartbeatAnswer`` of a moment, equal to ``encode`` of it."""
-    if encoding is Encoding.JSON:
+    if encoding is _JSON:
         return b'{"t":"heartbeat","time":%d}' % time
     return b"\xa2\x61t\x69heartbeat\x64time" + cbor.number(time)
 
 
 def _dump(encoding: Encoding, fields: dict[str, Any]) -> bytes:
-    return cbor2.dumps(fields) if encoding is Encoding.CBOR else json_form.dump_object(fields)
+    return cbor2.dumps(fields) if encoding is _CBOR else json_form.dump_object(fields)
 
 
 def encode_ack(encoding: Encoding, cseq: int, conv: str, seq: int, at: int) -> bytes:
     """The ``Ack`` of a first ``cseq``, equal to ``encode`` of it: one for each message sent, so it is put together."""
-    if encoding is Encoding.JSON:
+    if encoding is _JSON:
         return encode(encoding, messages.Ack(cseq=cseq, conv=conv, seq=seq, at=at))
     return b"\xa5\x61t\x63ack\x64cseq" + cbor.number(cseq) + _ack_conv(conv) + cbor.number(seq) + _ack_at(at)
 
@@ -168,7 +170,7 @@ def _ack_at(at: int) -> bytes:
 # --- events: encoded when they are stored, decoded where somebody reads JSON or a page of history --------------
 
 
-_HEAD_ENTRIES = 6
+_HEAD_ENTRIES: Final = 6
 """t, conv, seq, at, from, kind: what every event has."""
 
 
@@ -241,7 +243,7 @@ def encode_event(encoding: Encoding, conv: str, seq: int, at: int, sender: str, 
     In CBOR the payload is not decoded: its entries follow those that every event has, under a new map head.
     Raises ValueError for a payload that is no map, which no store that ``encode_payload`` wrote can hold.
     """
-    if encoding is Encoding.JSON:
+    if encoding is _JSON:
         return json_form.dump_object({"t": "event"} | event_map(conv, seq, at, sender, kind, payload))
     first = payload[0] if payload else 0
     entries, start = (first - 0xA0, 1) if 0xA0 <= first <= 0xB7 else cbor.map_entries(payload)

@@ -8,12 +8,14 @@ strict reading would give, which a property test holds against the other.
 
 from __future__ import annotations
 
+from typing import Final
+
 from chatd_protocol.messages import MAX_CONV_CHARS, Send
 
-_START = b"\xa4\x61t\x64send\x64cseq"
-_CSEQ = len(_START)
-_TO = b"\x62to"
-_BODY = b"\x64body"
+_START: Final = b"\xa4\x61t\x64send\x64cseq"
+_CSEQ: Final = len(_START)
+_TO: Final = b"\x62to"
+_BODY: Final = b"\x64body"
 
 
 def read_plain_send(data: bytes) -> Send | None:
