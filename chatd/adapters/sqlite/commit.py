@@ -65,12 +65,12 @@ _NUMBERED: frozenset[type] = frozenset({Send, Edit, Delete, React})
 """The types of ``Sequenced``."""
 
 
-_EVENTS = "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload)"
-_EVENT_COLUMNS = 9
-_MOVE = (
-    "UPDATE conversations SET head = column2, newest = column3, title = column4 FROM (", ") WHERE conversations.no = column1"
+_EVENTS = (
+    "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload) SELECT * FROM", "WHERE column1 NOT NULL"
 )
-_COUNT = "UPDATE devices SET cseq = column2, epoch = column3 FROM (", ") WHERE devices.no = column1"
+_EVENT_COLUMNS = 9
+_MOVE = "UPDATE conversations SET head = column2, newest = column3, title = column4 FROM", "WHERE conversations.no = column1"
+_COUNT = "UPDATE devices SET cseq = column2, epoch = column3 FROM", "WHERE devices.no = column1"
 _REUSED = "cseq: stored before with other content"
 
 
@@ -158,7 +158,7 @@ class Commit:
 
     def _write_events(self) -> None:
         if self._rows:
-            execute_rows(self._connection, _EVENTS, _EVENT_COLUMNS, self._rows)
+            execute_rows(self._connection, _EVENTS[0], _EVENT_COLUMNS, self._rows, _EVENTS[1])
             self._rows.clear()
         if self._replies:
             self._connection.executemany(
