@@ -59,12 +59,11 @@ def frame_of(encoding: Encoding, data: bytes) -> bytes:
 
 def event_frame(encoding: Encoding, event: Event) -> bytes:
     data = encode_event(encoding, event.conv, event.seq, event.at, event.sender, event.kind, event.payload)
-    return encode_frame(BINARY if encoding.binary else TEXT, data)
+    return frame_of(encoding, data)
 
 
 def ack_frame(encoding: Encoding, event: Event) -> bytes:
-    data = encode_ack(encoding, event.cseq, event.conv, event.seq, event.at)
-    return encode_frame(BINARY if encoding.binary else TEXT, data)
+    return frame_of(encoding, encode_ack(encoding, event.cseq, event.conv, event.seq, event.at))
 
 
 def is_own(event: Event, subscriber: Subscriber) -> bool:

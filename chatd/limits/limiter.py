@@ -262,7 +262,8 @@ class Limiter:
                 self._low.update((lease, None) for lease in self._due(now))
             while self._later and self._later[0][0] <= now:
                 _, _, lease, top_up = heapq.heappop(self._later)
-                lease.topping_up = lease.topping_up and not top_up
+                if top_up:
+                    lease.topping_up = False
                 self._put(lease)
             pause = swept + SWEEP_SECONDS - now
             if self._low or self._releases:

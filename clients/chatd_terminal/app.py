@@ -206,14 +206,10 @@ class Terminal:
 
     def on_message(self, key: str, chosen: tuple[int, str]) -> None:
         """A key on a message that was chosen."""
-        try:
-            if chosen[0]:
-                self._deeds.on_message(key, chosen[0])
-            else:
-                self._deeds.on_unsent(key, chosen[1])
-        except (ValueError, ClientError, OSError) as error:
-            self._screen.note(str(error))
-        self._dirty.set()
+        if chosen[0]:
+            self._attempt(lambda: self._deeds.on_message(key, chosen[0]))
+        else:
+            self._attempt(lambda: self._deeds.on_unsent(key, chosen[1]))
 
     def edit_earlier(self, before: int | None) -> None:
         """Edit one's own newest message, or the one before ``before``."""
@@ -225,6 +221,9 @@ class Terminal:
 
     def confirmed(self, deed: Callable[[], None]) -> None:
         """Do what was asked about."""
+        self._attempt(deed)
+
+    def _attempt(self, deed: Callable[[], None]) -> None:
         try:
             deed()
         except (ValueError, ClientError, OSError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from chatd_protocol.messages import MAX_MENTIONS
+from chatd_protocol.messages import MAX_MENTIONS, NAME_PATTERN
 
 ARGUMENTS: dict[str, tuple[int, int | None]] = {
     "dm": (1, 1),
@@ -66,7 +66,7 @@ NAMES_AFTER = {"dm", "group", "add", "remove", "role", "block", "unblock"}
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _MENTION = re.compile(r"(?<![\w@.-])@([a-z0-9_.-]{1,32})(?![\w@-])", re.IGNORECASE)
-_NAME = re.compile(r"[a-z0-9_.-]{1,32}\Z")
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,14 @@ def names(words: tuple[str, ...]) -> list[str]:
     """Names as typed, with or without ``@``. Raises ValueError for what is none."""
     found = [word.removeprefix("@").lower() for word in words]
     for name in found:
-        if not _NAME.match(name):
-            raise ValueError(f"{name[:40]!r} is no name: 1 to 32 of a-z 0-9 _ . -")
+        check_name(name)
     return found
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that no account can have."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:40]!r} is no name: 1 to 32 of a-z 0-9 _ . -")
 
 
 def mentions(text: str, members: tuple[str, ...]) -> list[str]:

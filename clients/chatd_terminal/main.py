@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 from chatd_client import ClientError, Refused, StateInUse, Unreachable, endpoint, open_client, register, sign_in
-from chatd_protocol.messages import NAME_PATTERN
 
 from chatd_terminal.account import Account
 from chatd_terminal.app import Terminal
+from chatd_terminal.commands import check_name
 from chatd_terminal.place import MAX_TERMINALS, default_directory, own_devices, read_password_file
 from chatd_terminal.settings import read_settings
 from chatd_terminal.words import readable
@@ -43,7 +42,7 @@ def run(
     """
     try:
         at = endpoint(url)
-        _check_name(user)
+        check_name(user)
         settings = read_settings(theme)
         secret = password or _given_password(password_file)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -87,7 +86,7 @@ def run_plain(
         if sys.stdin is None or sys.stdout is None:  # closed, and its number would be given to the next file that is opened
             raise ValueError(f"standard {'input' if sys.stdin is None else 'output'} is closed")
         at = endpoint(url)
-        _check_name(user)
+        check_name(user)
         secret = _given_password(password_file)
         if not secret:
             raise ValueError("--plain needs CHATD_PASSWORD or --password-file")
@@ -97,12 +96,6 @@ def run_plain(
     except (ValueError, OSError) as error:
         print(f"chatd chat: {error}", file=sys.stderr)
         return Exit.WRONG_USE
-
-
-def _check_name(user: str) -> None:
-    """Raises ValueError for a name that no account can have."""
-    if not re.fullmatch(NAME_PATTERN, user):
-        raise ValueError(f"{user[:40]!r} is no name: 1 to 32 of a-z 0-9 _ . -")
 
 
 def _given_password(file: str | Path | None) -> str:

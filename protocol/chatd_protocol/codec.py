@@ -245,8 +245,7 @@ def encode_event(encoding: Encoding, conv: str, seq: int, at: int, sender: str, 
     """
     if encoding is _JSON:
         return json_form.dump_object({"t": "event"} | event_map(conv, seq, at, sender, kind, payload))
-    first = payload[0] if payload else 0
-    entries, start = (first - 0xA0, 1) if 0xA0 <= first <= 0xB7 else cbor.map_entries(payload)
+    entries, start = cbor.map_entries(payload)
     return (
         _event_start(entries, conv) + cbor.number(seq) + _event_at(at) + _event_sender(sender, kind) + payload[start:]
     )

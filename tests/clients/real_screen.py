@@ -152,3 +152,9 @@ async def terminal(
         with trio.CancelScope(shield=True):
             await process.wait()
         os.close(master)
+
+
+async def leave(screen: Screen) -> None:
+    """Ctrl-U for what is half typed, then out; the program ends well."""
+    screen.type("\x15/quit\r")
+    assert await screen.ends() == 0

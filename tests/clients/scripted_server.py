@@ -298,3 +298,8 @@ class Server:
                 return conv, {"kind": "delete", "target": seq}
             case React(conv=conv, seq=seq, emoji=emoji):
                 return conv, {"kind": "reaction", "target": seq, "emoji": emoji, "removed": message.remove or UNSET}
+
+
+def sent(server: Server, kind: type) -> list[Any]:
+    """What clients have sent of one kind, in the order of arrival."""
+    return [message for message in server.arrived if isinstance(message, kind)]

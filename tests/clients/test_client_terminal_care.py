@@ -10,15 +10,10 @@ import trio
 from chatd_protocol.messages import Conversations, Create, Heartbeat, Search, Send
 from msgspec.structs import replace
 
-from tests.clients.real_screen import CTRL_UP, ESC, Screen, terminal
+from tests.clients.real_screen import CTRL_UP, ESC, leave, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-async def leave(screen: Screen) -> None:
-    screen.type("\x15/quit\r")
-    assert await screen.ends() == 0
 
 
 async def test_a_deaf_server_is_told(server: Any, tmp_path: Path) -> None:

@@ -20,19 +20,11 @@ from chatd_protocol.messages import (
     Watch,
 )
 
-from tests.clients.real_screen import CTRL_UP, DOWN, END, ESC, PAGE_UP, UP, Screen, terminal
+from tests.clients.real_screen import CTRL_UP, DOWN, END, ESC, PAGE_UP, UP, leave, terminal
+from tests.clients.scripted_server import sent
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def sent(server: Any, kind: type) -> list[Any]:
-    return [message for message in server.arrived if isinstance(message, kind)]
-
-
-async def leave(screen: Screen) -> None:
-    screen.type("\x15/quit\r")
-    assert await screen.ends() == 0
 
 
 async def test_the_list_counts_and_shows_who_is_there(server: Any, tmp_path: Path) -> None:

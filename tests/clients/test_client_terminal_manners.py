@@ -17,21 +17,13 @@ from chatd_terminal.screen import Chat
 from chatd_terminal.view_model import Model
 from chatd_terminal.words import readable
 
-from tests.clients.real_screen import DOWN, ESC, UP, Screen, terminal
+from tests.clients.real_screen import DOWN, ESC, UP, leave, terminal
+from tests.clients.scripted_server import sent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 F2 = "\x1bOQ"
-
-
-def sent(server: Any, kind: type) -> list[Any]:
-    return [message for message in server.arrived if isinstance(message, kind)]
-
-
-async def leave(screen: Screen) -> None:
-    screen.type("\x15/quit\r")
-    assert await screen.ends() == 0
 
 
 async def test_esc_and_the_next_key_in_one_piece_while_composing(server: Any, tmp_path: Path) -> None:
