@@ -134,15 +134,16 @@ def _run_report(options: argparse.Namespace) -> None:
 
 
 def _run_profile(options: argparse.Namespace) -> None:
-    """A run of ``dm`` or ``group`` on one server, with py-spy beside it."""
+    """A run of ``dm``, ``group`` or ``mix`` on one server, with py-spy beside it."""
     from chatd_bench.profile import Profiler, as_python, profile_rows, profiled
 
-    keys = ("connections",) if options.of == "dm" else ("members", "senders")
+    keys = {"dm": ("connections",), "group": ("members", "senders"), "mix": ("groups",)}[options.of]
+    scenarios: Mapping[str, Callable[..., Result]] = {"dm": run_dm, "group": run_group, "mix": run_mix}
     sizes = {key: getattr(options, key) for key in keys}
     common = common_of(options)
     with Profiler(options.samples) as profiler:
         to = replace(common, observe=profiler.observe, settings={**common.settings, **as_python()})
-        run = run_dm(to, *sizes.values()) if options.of == "dm" else run_group(to, *sizes.values())
+        run = scenarios[options.of](to, *sizes.values())
         result = profiled(run, profiler.seen())
     loop = {"rate": common.rate} if common.rate is not None else {"window": common.window}
     parameters = {"of": options.of, **sizes, **loop, "seconds": common.seconds, "nodes": common.nodes, "samples": options.samples}

@@ -150,10 +150,11 @@ def _add_many(scenarios: Any) -> None:
 def _add_profile(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     takes = "Takes the extra `bench`, and the right to look into processes: root, or kernel.yama.ptrace_scope at 0."
     profile = _command(scenarios, "profile", parents, "where the server's CPU time goes for a message, by py-spy", takes)
-    profile.add_argument("of", choices=("dm", "group"), help="the scenario")
+    profile.add_argument("of", choices=("dm", "group", "mix"), help="the scenario")
     _add(profile, "--connections", 200, "N", "dm: all of them")
     _add(profile, "--members", 100, "M", "group: all of them")
     _add(profile, "--senders", 10, "K", "group: members who write")
+    _add(profile, "--groups", 200, "G", "mix: of eleven members each")
     _add(profile, "--samples", 200, "HZ", "looks a second")
 
 
@@ -243,7 +244,7 @@ def wrong(options: argparse.Namespace) -> str | None:
 
 
 def _wrong_size(options: argparse.Namespace) -> str | None:
-    scenario = options.of if options.scenario == "profile" else options.scenario
+    scenario = _loaded_by(options)
     pairs = {"dm": "connections", "storm": "others"}.get(scenario)
     if pairs is not None:
         count = getattr(options, pairs)
@@ -257,6 +258,11 @@ def _wrong_size(options: argparse.Namespace) -> str | None:
     if hasattr(options, "body_bytes"):
         return common_of(options, running=False).wrong()
     return None
+
+
+def _loaded_by(options: argparse.Namespace) -> str:
+    """The scenario; of a profile, the one that is looked at."""
+    return str(options.of if options.scenario == "profile" else options.scenario)
 
 
 def _dialect_of(options: argparse.Namespace) -> str | None:
@@ -275,7 +281,7 @@ def common_of(options: argparse.Namespace, running: bool = True) -> Options:
         "running": target,
     }  # fmt: skip
     if hasattr(options, "open_loop"):
-        standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(options.scenario)
+        standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(_loaded_by(options))
         chosen |= {
             "rate": None if options.closed_loop else options.open_loop or standard, "arrivals": options.arrivals,
             "seed": options.seed, "window": options.window, "seconds": options.seconds, "warmup": options.warmup,

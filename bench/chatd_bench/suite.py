@@ -25,6 +25,8 @@ HALF = "half"
 """Stands for a rate: half of what the closed loop before it has reached."""
 ANCHORS = ("anchor-c", "anchor-c-gather", "anchor-py")
 MIX_SECONDS = "60"
+LESSER_MIXES = ("5787", "2894")
+"""A half and a quarter of the mission's rate: what a machine that does not hold it does hold."""
 MANY = "10000000"
 INTERRUPTED = 130
 """Ctrl-C, as an exit status."""
@@ -82,6 +84,8 @@ def _all(suite: Suite) -> Iterator[Step]:
         yield ("group", "--members", members, *timed)
     yield ("group", "--nodes", "2", *timed)
     yield ("mix", "--seconds", MIX_SECONDS)
+    for rate in LESSER_MIXES:
+        yield ("mix", "--open-loop", rate, *timed)
     yield ("storm", *timed)
     yield ("slow", *timed)
     yield ("idle",)
@@ -93,6 +97,7 @@ def _all(suite: Suite) -> Iterator[Step]:
     yield ("limits",)
     for scenario in ("dm", "group"):
         yield ("profile", scenario, *timed)
+    yield ("profile", "mix", "--open-loop", LESSER_MIXES[-1], *timed)
     kept = ("--keep-void",) if suite.keep_void else ()
     rounds = ("--rounds", str(suite.rounds), "--tries", str(suite.tries), *kept)
     peers = ("--peers", suite.peers) if suite.peers else ()

@@ -6,10 +6,12 @@ connections alive. Each raises RunFailed.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -34,6 +36,10 @@ TOO_OFTEN_SECONDS = 0.2
 """For what may come once more, after everything has come."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: close with a reset, as a lost network looks, and no ports kept in TIME_WAIT."""
+
+PUNCTUAL = -10
+"""The niceness of who follows a plan, where the system allows it. Else it waits for a core that the server is at, and what comes
+of that is the generator's lateness: p99 of 6 ms with 50,000 deliveries a second."""
 
 SentTable = dict[int, dict[int, int]]
 """By channel and sender, how many."""
@@ -170,6 +176,7 @@ class Traffic:
         for window in windows:
             self._engine.window(*window)
         if not in_flight and self._plan is not None:
+            _keep_to_the_plan()
             self._engine.follow(self._plan, begin)
         self._engine.run(begin)
         if in_flight:
@@ -351,3 +358,8 @@ def _difference(seat: Seat, senders: Sequence[User], received: list[int], wanted
         f"{seat.user.name}: {what}: {received[at]} of the {wanted[at]} messages came that {senders[at].name} sent to "
         f"channel {channel.number}"
     )
+
+
+def _keep_to_the_plan() -> None:
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, PUNCTUAL)

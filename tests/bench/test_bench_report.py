@@ -235,3 +235,12 @@ def test_what_is_no_result_is_told(tmp_path, content):
 def test_nothing_to_report_is_told(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
     assert "--save" in capsys.readouterr().err
+
+
+def test_a_mix_that_was_refused_is_not_reached_and_what_was_held_of_it_is_told(put):
+    put("mix", flow(2_894.0, p99=40.0), rate=2_894.0, seconds=10.0)
+    directory = put("mix", flow(5_787.0, p99=90.0), rate=5_787.0, seconds=10.0)
+    [goal] = [one for one in goals(Results(read([directory]), ["mix --seconds 60"])) if one.what.startswith("the mission's mix")]
+    assert goal.verdict == NOT
+    assert goal.measured == "not all was taken (see what failed); at 2,894/s p99 40.0 ms; at 5,787/s p99 90.0 ms"
+    assert verdicts(directory)[goal.what].verdict == NONE

@@ -169,7 +169,7 @@ static int take_message(engine *e, client *c, const uint8_t *m, size_t size, int
         return 0;
     }
     if (c->slow_bytes >= 0) return lost(e, c, "it said goodbye");
-    return fail(e, c, m, size, "not known to the dialect");
+    return fail(e, c, m, size, "not foreseen by the dialect, a refusal perhaps");
 }
 
 /* Whole frames from the beginning of `data`; what is left of it is returned in `left`. */

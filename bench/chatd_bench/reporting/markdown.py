@@ -29,15 +29,15 @@ def write_report(paths: Sequence[Path], directory: Path, failed: Sequence[str] =
 
     ``failed``: command lines that have left no result.
     """
-    results = Results(read(paths))
+    results = Results(read(paths), failed)
     directory.mkdir(parents=True, exist_ok=True)
     plots = draw_all(results, directory)
     path = directory / NAME
-    path.write_text(report(results, plots, failed))
+    path.write_text(report(results, plots))
     return path
 
 
-def report(results: Results, plots: Sequence[str], failed: Sequence[str] = ()) -> str:
+def report(results: Results, plots: Sequence[str]) -> str:
     """The whole text."""
     parts: list[tuple[Callable[[Results], Section], tuple[str, ...]]] = [
         (_machine, ()), (_goals, ()), (_comparisons, ("throughput.png", "latency.png")), (_memory, ("memory.png",)),
@@ -47,8 +47,8 @@ def report(results: Results, plots: Sequence[str], failed: Sequence[str] = ()) -
     for part, pictures in parts:
         lines += part(results)
         lines += [line for name in pictures if name in plots for line in _picture(name)]
-    if failed:
-        lines += ["## What failed, and has no result", "", *(f"- `{words}`" for words in failed)]
+    if results.failed:
+        lines += ["## What failed, and has no result", "", *(f"- `{words}`" for words in results.failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 

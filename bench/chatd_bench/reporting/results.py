@@ -82,9 +82,11 @@ def _read(file: Path) -> Saved:
 
 
 class Results:
-    """What a report is made of. ``left_out``: runs on other machines than the newest one's."""
+    """What a report is made of. ``left_out``: runs on other machines than the newest one's. ``failed``: command lines that have
+    left no result."""
 
-    def __init__(self, saved: Sequence[Saved]) -> None:
+    def __init__(self, saved: Sequence[Saved], failed: Sequence[str] = ()) -> None:
+        self.failed = failed
         self.all = [one for one in saved if same_machine(one.machine, saved[-1].machine)]
         self.left_out = len(saved) - len(self.all)
         newest: dict[str, Saved] = {}
