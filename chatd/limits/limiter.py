@@ -332,6 +332,8 @@ class Limiter:
         now = self._clock()
         for lease, grant in zip(leases, grants, strict=True):
             lease.granted(grant, now)
+            if (owner := self._users.get(lease.key.partition(":")[2])) is not None:
+                owner.look_at = min(owner.look_at, _renew_at(lease))  # what had rested may now be lent for less
             if (event := self._first.pop(lease, None)) is not None:
                 event.set()
             if lease.closed:

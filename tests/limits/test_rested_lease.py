@@ -1,9 +1,19 @@
-"""A lease of which nothing is spent is lent for longer, and not trusted for longer than it was lent. Pure."""
+"""A lease of which nothing is spent is lent for longer, and not trusted for longer than it was lent."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
 from chatd.limits.lease import Lease
-from chatd.limits.port import LEASE_SECONDS, REST_SECONDS, Grant, Report, Rule
+from chatd.limits.limiter import Limiter
+from chatd.limits.port import LEASE_SECONDS, REST_SECONDS, Counted, Grant, Report, Rule
+from chatd.limits.rules import Tiers
+from chatd.ops.metrics import Metrics
+from chatd.options import Limits
 
 
 def answered(lease: Lease, now: float) -> Report:
@@ -44,3 +54,43 @@ def test_what_expired_asks_for_the_short_time() -> None:
     answered(lease, 0.0)
     report = lease.report(LEASE_SECONDS)
     assert (report.balance, report.seconds) == (0, LEASE_SECONDS)
+
+
+class Lender:
+    """Lends what is asked for, for as long as was asked."""
+
+    up = True
+
+    async def lease(self, node: str, number: int, reports: Sequence[Report]) -> list[Grant]:
+        await trio.lowlevel.checkpoint()
+        return [Grant(report.balance > 0, report.want, 100.0, 1, report.seconds) for report in reports]
+
+    async def count(self, key: str, rule: Rule, n: int) -> Counted:
+        raise NotImplementedError
+
+    async def peek(self, buckets: Sequence[tuple[str, Rule]]) -> list[float]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["a burst", "a broken link"])
+async def test_what_is_lent_for_less_after_a_rest_is_renewed_in_time(autojump_clock: MockClock, broken: bool) -> None:
+    """Without a look at it before the long rest would have ended, the next message was refused."""
+    limiter = Limiter(Tiers(Limits(messages_per_second=1, messages_burst=100)), Metrics())
+    limiter.connect(Lender())
+    limiter.link_up()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limiter.run)
+        limits = limiter.enter("ann", "")
+        await limiter.ready(limits)
+        await trio.sleep(LEASE_SECONDS)
+        assert limits.messages.seconds == limits.requests.seconds == REST_SECONDS
+        if broken:
+            limiter.link_down()
+            limiter.link_up()
+        else:
+            assert all(limits.messages.take(trio.current_time()) == 0.0 for _ in range(50))
+        await trio.sleep(1)
+        assert limits.messages.seconds == LEASE_SECONDS
+        await trio.sleep(LEASE_SECONDS)
+        assert limits.messages.take(trio.current_time()) == 0.0
+        nursery.cancel_scope.cancel()
