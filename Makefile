@@ -30,15 +30,15 @@ types: ## Check the types
 	@$(VENV)/bin/mypy $(ARGS)
 
 compiled: ## Install chatd with its message path compiled, into $(VENV)-compiled: twice as quick; takes a C compiler
-	@.ci/compiled $(VENV)-compiled
+	@.ci/environment-compiled $(VENV)-compiled
 	@echo "run it with: $(VENV)-compiled/bin/chatd serve"
 
 bench: ## Measure chatd, and the least that any server does, in six minutes; the report is in bench/results/short
-	@.ci/compiled $(VENV)-compiled
+	@.ci/environment-compiled $(VENV)-compiled
 	@$(VENV)-compiled/bin/python -P -m chatd_bench $(or $(ARGS),suite short)
 
 bench-peers: ## Measure everything, and other servers, which it installs: hours (ARGS=--resume goes on); bench/results/all
-	@.ci/compiled $(VENV)-compiled
+	@.ci/environment-compiled $(VENV)-compiled
 	@$(VENV)-compiled/bin/python -P -m chatd_bench suite all $(ARGS)
 
 format: ## Sort imports and mend what ruff can mend

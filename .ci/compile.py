@@ -2,8 +2,8 @@
 """Compile the message path of an installed chatd with mypyc: .ci/compile.py, by the Python it is installed for.
 
 Works on the copy in that Python's site-packages, never on a checkout: an extension that stands beside its source hides
-every later edit of it. The modules are those of the message path. Everything else goes on as Python, among it what defines
-Structs, of which msgspec, once compiled, could write an envelope but not read one, and what tests put doubles into. Needs a
+every later edit of it. The modules are those of the message path. Everything else goes on as Python, among it the bus's
+envelopes (msgspec writes Structs of a compiled module, but cannot read them), and what tests put doubles into. Needs a
 C compiler.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
         scratch = Path(made_in)
         for package in PACKAGES:
             shutil.copytree(site / package, scratch / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        compiled(scratch, sources)
+        build_extensions(scratch, sources)
         for old in (old for package in PACKAGES for old in site.joinpath(package).rglob("*.so")):
             old.unlink()
         shutil.rmtree(scratch / "build")
@@ -76,7 +76,7 @@ def main() -> None:
     print(f"compiled into {site}")
 
 
-def compiled(scratch: Path, sources: list[str]) -> None:
+def build_extensions(scratch: Path, sources: list[str]) -> None:
     """Extensions beside ``sources``, in ``scratch``. Ends the program where that fails."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     arguments = [*sources, "--python-version", version, "--follow-imports", "silent", "--no-error-summary"]

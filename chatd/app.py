@@ -223,7 +223,8 @@ def _collect_seldom() -> None:
 
     With the interpreter's 700 new objects between collections, six runs in turn: 17 % fewer 1:1 messages a second. With 50,000
     nothing is gained over 10,000, and when thousands log in, whose objects stay, everybody waits longer at a time: up to 48 ms
-    for the youngest and 220 ms for the next generation, instead of 12 and 40.
+    for the youngest and 220 ms for the next generation, instead of 12 and 40. The oldest, all that sessions hold, is
+    all but never looked through: who ends is freed by the counts of references (15,779 objects of 300 were not, as rings).
     """
     gc.collect()
     gc.freeze()
@@ -240,7 +241,7 @@ async def _serve_sockets(
         connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
             for accepting in public:
-                acceptors.start_soon(accept_all, accepting, listener.serve, connections)
+                acceptors.start_soon(accept_all, accepting, partial(listener.serve, connections), connections)
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -176,8 +176,9 @@ class Hub:
                 subscriber.sign_out()
 
     async def follow(self, subscriber: Subscriber, conversations: Iterable[tuple[str, bool]]) -> bool:
-        """Begin to follow (conv, group) pairs, as *behind*. True when a topic is new here or its channel was not confirmed
-        yet: what the caller read of the store before may be out of date. Cancelling is safe; ``unfollow`` is due in any case.
+        """Begin to follow (conv, group) pairs, as *behind*. True when what the caller read of the store before may be out of
+        date: nobody is live in a topic yet, for it may be newer than that; or its channel was not confirmed yet.
+        Cancelling is safe; ``unfollow`` is due in any case.
         """
         channels = []
         fresh = False
@@ -186,7 +187,7 @@ class Hub:
             if topic is None:
                 topic = Topic(conv, group=group, held_bound=self._held_events, held_bytes=self._held_bytes)
                 self.topics[conv] = topic
-                fresh = True
+            fresh = fresh or topic.head is None
             if group:
                 channels.append(group_channel(conv))
             topic.follow(subscriber)

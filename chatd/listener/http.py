@@ -4,8 +4,8 @@ Owns the bytes between the socket and the routes. Waits for the peer (each wait 
 Ends when the peer closes, breaks the rules or falls silent, after the last request allowed, or with an upgrade, which
 goes back to the caller with all the bytes that belong to it.
 
-h11 parses and frames; one h11 connection per request, because an upgrade's raw head must still be at hand when
-the handshake is made (20 µs a request, on a path that is no hot one).
+h11 parses and frames; one h11 connection per request, because an upgrade must not go into one: what follows its head are
+frames (20 µs a request, on a path that is no hot one).
 """
 
 from __future__ import annotations
@@ -69,10 +69,9 @@ class Response(Struct, frozen=True):
 
 
 class Upgrade(Struct, frozen=True):
-    """A request for a WebSocket: its parsed and its raw head, and the bytes that came after it."""
+    """A request for a WebSocket: its head, and the bytes that came after it."""
 
     head: RequestHead
-    raw: bytes
     rest: bytes
 
 
@@ -140,7 +139,7 @@ class _Exchanges:
                     return None
                 head = parse_head(raw)
                 if is_upgrade(head):
-                    return Upgrade(head, raw, bytes(self._buffer))
+                    return Upgrade(head, bytes(self._buffer))
                 if not await self._exchange(head, raw, last=turn == self._limits.requests - 1):
                     return None
             except HeadRefused as fault:

@@ -1,12 +1,12 @@
 """The listener: one port for HTTP and WebSocket, one task per connection, and a failure boundary around each.
 
-Owns: the count of connections, in all and per address. Waits for: new connections, and for each peer's first bytes,
-every wait with a deadline. Whatever goes wrong with one connection ends there (``_guard``): RFC-breaking heads, a
-library that raises, our own bugs. Ends when cancelled; open connections are in the caller's nursery and stay.
+Owns: the count of connections, in all and per address. Waits for: each peer's first bytes, with a deadline, the limiter
+(0.5 s), and its turn (``pace``). Whatever goes wrong with one connection ends there (``_guard``, ``_carry``): RFC-breaking
+heads, a library that raises, our own bugs. ``accepting`` takes the connections off the listening socket.
 
-A plain socket that has become a WebSocket goes on in a task of its own (``_carry``), in the nursery of the one that
-accepted it, which ends: a task keeps all that is on its stack, and what an idle connection keeps is what bounds how many
-there can be. It was 12 coroutines deep, with the head, the library's stream and the verdict on the address; it is 5.
+A plain socket that has become a WebSocket goes on in a task of its own (``_carry``), and the one that accepted it ends: a
+task keeps all that is on its stack, and what an idle connection keeps is what bounds how many there can be. It was 12
+coroutines deep, with the head, the library's stream and the verdict on the address; it is 5.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Listener:
         self._per_address: Counter[str] = Counter()
         self.connections = 0
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one accepted connection to its end. Raises nothing but cancellation."""
+    async def serve(self, sessions: trio.Nursery, stream: trio.SocketStream) -> None:
+        """Serve one accepted connection to its end, or until it goes on in ``sessions``. Raises nothing but cancellation."""
         try:
             peer = stream.socket.getpeername()
         except OSError:  # gone before we looked
@@ -87,7 +87,7 @@ class Listener:
         self._metrics.connections_accepted += 1
         carried = False
         try:
-            carried = await self._guard(stream, address)
+            carried = await self._guard(stream, address, sessions)
         finally:
             if not carried:
                 self._left(address)
@@ -110,11 +110,11 @@ class Listener:
             self._farewells -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _guard(self, stream: trio.SocketStream, address: str) -> bool:
+    async def _guard(self, stream: trio.SocketStream, address: str, sessions: trio.Nursery) -> bool:
         """Whether the connection goes on in a task of its own."""
         carried = False
         try:
-            carried = await self._tell_apart(stream, address)
+            carried = await self._tell_apart(stream, address, sessions)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as fault:
             log.debug("connection.lost", reason=type(fault).__name__)
         except Exception:
@@ -125,7 +125,7 @@ class Listener:
                 await trio.aclose_forcefully(stream)
         return carried
 
-    async def _tell_apart(self, tcp: trio.SocketStream, address: str) -> bool:
+    async def _tell_apart(self, tcp: trio.SocketStream, address: str, sessions: trio.Nursery) -> bool:
         verdict = await self._node.limiter.count(Operation.CONNECTIONS, address)
         if verdict.wait_s > 0:
             self._metrics.connections_refused += 1
@@ -150,7 +150,7 @@ class Listener:
         if stream is not tcp:
             await self._run_on_stream(stream, session, answer, upgrade.rest)
             return False
-        self._hand_over(tcp, session, answer, upgrade.rest)
+        self._hand_over(tcp, session, answer, upgrade.rest, sessions)
         return True
 
     def _judge(self, head: RequestHead) -> Encoding:
@@ -164,25 +164,33 @@ class Listener:
         assert encoding is not None, "check_upgrade has seen one that we speak"
         return encoding
 
-    def _hand_over(self, tcp: trio.SocketStream, session: Session, answer: bytes, rest: bytes) -> None:
-        nursery = trio.lowlevel.current_task().parent_nursery
-        assert nursery is not None, "only Trio's very first task has none"
+    def _hand_over(
+        self, tcp: trio.SocketStream, session: Session, answer: bytes, rest: bytes, sessions: trio.Nursery
+    ) -> None:
         # From here on Trio does not know the socket: the poller's nested epoll does.
         sock = socket.socket(fileno=tcp.socket.detach())
-        sock.setblocking(False)
-        session.link = SocketLink(
-            sock, session, self._poller, self._poller.cork, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames
-        )
+        try:
+            sock.setblocking(False)
+            session.link = SocketLink(
+                sock, session, self._poller, self._poller.cork, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames
+            )
+        except BaseException:
+            sock.close()
+            raise
         self._node.add(session)
-        session.link.write(answer)
-        nursery.start_soon(self._carry, session, rest, name="session")  # begins in any case, also when cancelled
+        sessions.start_soon(self._carry, session, name="session")  # begins in any case, also when cancelled
+        try:
+            session.link.write(answer)
+            if rest:
+                session.data_received(rest)  # here and not in that task: the poller may have newer bytes before it begins
+        except Exception:
+            self._metrics.connection_faults += 1
+            log.exception("connection.failed")
+            session.link.abort()
 
-    async def _carry(self, session: Session, rest: bytes) -> None:
+    async def _carry(self, session: Session) -> None:
         """Serve one session on a plain socket to its end. Raises nothing but cancellation."""
         try:
-            if rest:
-                session.data_received(rest)
-                rest = b""
             await run_session(session, self._node)
             await session.link.wait_ended()
         except Exception:

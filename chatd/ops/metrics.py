@@ -131,7 +131,7 @@ class Metrics:
         yield _by_label("limited", "Attempts beyond a rate limit, by operation", "operation", self.limited)
         yield _histogram("limit_seconds", "Time of a call to Redis about rate limits", self.limit_seconds)
         yield _histogram("batch_size", "Operations in a group commit", self.batch_size)
-        yield _histogram("commit_seconds", "Time of a group commit, with its fsync", self.commit_seconds)
+        yield _histogram("commit_seconds", "Time of a group commit, with what is done beside it", self.commit_seconds)
 
 
 class _Exposition(Collector):

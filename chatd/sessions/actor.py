@@ -17,7 +17,7 @@ from chatd_protocol.codes import ErrorCode
 
 from chatd.conversations.operations import DeviceOpened, OpenDevice, Refused
 from chatd.sessions.mailbox import EVERYTHING
-from chatd.sessions.node import Node
+from chatd.sessions.node import Identity, Node
 from chatd.sessions.replay import catch_up, join, replay_all, wait_for_peer
 from chatd.sessions.requests import answer
 from chatd.sessions.session import Session
@@ -67,13 +67,39 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
     await node.pace.step()
     if session.ended is not None:
         return False  # gone while it waited: nothing more is spent on it
+    identity = _identity_of(session, node, hello.token)
+    if identity is None or (opened := await _open_device(session, node, hello, identity)) is None:
+        return False
+    await node.pace.step()
+    if session.ended is not None:
+        return False
+    limits = node.limiter.enter(session.user, identity.tier or opened.tier)
+    session.admitted(limits)
+    await node.hub.enter(session)
+    await node.limiter.ready(limits)  # so that no message ever waits: what it may do is known before the first
+    if session.ended is not None:
+        return False
+    standings = await node.store.standings(opened.author.user_no, session.device_no)
+    await node.pace.step()
+    log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
+    node.presence.enter(session)
+    await replay_all(session, node, hello, standings, _welcome(session, node))
+    return session.ended is None
+
+
+def _identity_of(session: Session, node: Node, token: str) -> Identity | None:
+    """Who it is, by the token; None, and the session ended, where that is not good."""
     try:
-        identity = node.verify(hello.token)
+        return node.verify(token)
     except Exception as fault:  # noqa: BLE001
         # Whatever a token makes its verifier raise, the answer is the same: nothing is learnt from it.
         log.info("session.refused", session=session.session_id, reason=type(fault).__name__, detail=str(fault)[:200])
         session.end(codes.BAD_TOKEN)
-        return False
+        return None
+
+
+async def _open_device(session: Session, node: Node, hello: messages.Hello, identity: Identity) -> DeviceOpened | None:
+    """From here on the session speaks for its device; None, and the session ended, where the store refuses. Raises Full."""
     opened = await node.writer.call(
         OpenDevice(
             user=identity.user, device=hello.device, create_user=identity.outside, token=identity.token_id,
@@ -83,25 +109,11 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
     )  # fmt: skip
     if isinstance(opened, Refused):
         _refuse_hello(session, opened)
-        return False
+        return None
     assert isinstance(opened, DeviceOpened)
+    session.expires_at = identity.good_until_ms  # before it is opened: from then on the sweep looks only when it may be over
     session.opened(opened.author, hello.device, opened.cseq)  # also if it is over: the device is online until the roll says so
-    await node.pace.step()
-    if session.ended is not None:
-        return False
-    session.expires_at = identity.good_until_ms
-    session.admitted(node.limiter.enter(session.user, identity.tier or opened.tier))
-    await node.hub.enter(session)
-    if session.limits is not None:
-        await node.limiter.ready(session.limits)  # so that no message ever waits: what it may do is known before the first
-    if session.ended is not None:
-        return False
-    standings = await node.store.standings(opened.author.user_no, session.device_no)
-    await node.pace.step()
-    log.info("session.opened", session=session.session_id, user=session.user, device_no=session.device_no)
-    node.presence.enter(session)
-    await replay_all(session, node, hello, standings, _welcome(session, node))
-    return session.ended is None
+    return opened
 
 
 def _refuse_hello(session: Session, refused: Refused) -> None:

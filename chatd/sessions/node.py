@@ -1,7 +1,8 @@
-"""What all sessions of this node share: its services, its table of sessions, and the three tasks that serve them.
+"""What all sessions of this node share: its services, its table of sessions, and the tasks that serve them.
 
 ``sweep`` ends the silent and the expired, ``flush_marks`` stores up-to marks in batches, ``drain`` says goodbye spread
-over time. Owns: the table of sessions. Each task waits for the clock only, and ends when cancelled.
+over time; ``pace`` has a task of its own. Owns: the table of sessions. Each waits for the clock only (``flush_marks`` for a mark
+first), and ends when cancelled.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from chatd.ops.metrics import Metrics
 from chatd.presence.actor import Presence
 from chatd.sessions.pace import Pace
 from chatd.sessions.roll import Roll
-from chatd.sessions.rounds import Rounds
 from chatd.sessions.session import Session
+from chatd.sessions.wheel import TimingWheel
 from chatd.store.port import Store
 from chatd.store.writer import Writer
 
@@ -112,7 +113,7 @@ class Node:
         self.random = random
         self.pace = Pace()
         self.sessions: dict[str, Session] = {}
-        self.rounds = Rounds()
+        self.wheel = TimingWheel()
         self.marked: list[Session] = []
         self._marks_bell = trio.Event()
         self.draining = False
@@ -120,7 +121,7 @@ class Node:
     def add(self, session: Session) -> None:
         """A session begins; ``sessions`` is where it is taken out again."""
         self.sessions[session.session_id] = session
-        self.rounds.after(session.session_id, 1)
+        self.wheel.after(session.session_id, 1)
 
     def waiting_bytes(self) -> int:
         """Bytes in all outboxes."""
@@ -130,15 +131,17 @@ class Node:
         silence = SILENT_HEARTBEATS * self.heartbeat_ms / 1000
         while True:
             await trio.sleep(SWEEP_SECONDS)
-            due, soon = self.rounds.turn()
+            due, soon = self.wheel.turn()
             for number, session_id in enumerate(due):
                 if (left := self._look_at(session_id, silence)) is not None:
-                    self.rounds.after(session_id, left / SWEEP_SECONDS)
+                    self.wheel.after(session_id, left / SWEEP_SECONDS)
                 if number % 1000 == 999:
                     await trio.lowlevel.checkpoint()
-            for session_id in soon:
+            for number, session_id in enumerate(soon):  # as many as peers like: half a frame is enough
                 if self._look_at(session_id, silence) == 0:
-                    self.rounds.soon(session_id)
+                    self.wheel.soon(session_id)
+                if number % 1000 == 999:
+                    await trio.lowlevel.checkpoint()
 
     def _look_at(self, session_id: str, silence: float) -> float | None:
         """In how many seconds to look again; None where the session is over."""

@@ -4,12 +4,14 @@ The message path begins here: ``data_received`` cuts frames, decodes and checks 
 send goes to the store writer's mailbox, a mark is merged, a heartbeat answered) or queues it for the session's actor
 (``actor.run_session``), which alone waits for the store. Bounds: sends in flight and requests waiting are counted, and
 beyond them the socket is not read (I9): TCP then slows the client down, and nobody else.
+
+One class, and long: ending, pacing and expiring each touch the parser, the link, the mailbox and the marks, and objects in
+between would be paid for by every idle connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +38,8 @@ from chatd.conversations.rules import REPLACED, SIGNED_OUT
 from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.limits.rules import Operation as Limited
+from chatd.sessions import answers
+from chatd.sessions.allowance import frames_bucket, signal_cost, signals_bucket
 from chatd.sessions.changes import NUMBERED, Change, change_operation, send_operation
 from chatd.sessions.mailbox import Mailbox
 from chatd.sessions.marks import Marks
@@ -51,21 +55,6 @@ if TYPE_CHECKING:
 
 FRAGMENT_SECONDS: Final = 10.0
 """How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
-
-SIGNALS_PER_SECOND: Final = 2.0
-SIGNALS_BURST: Final = 20
-"""Of typing and watch together: a client renews what it types every few seconds, and watches anew when somebody scrolls."""
-WATCHED_PER_TOKEN: Final = 50
-"""The store is asked about each user whom a ``watch`` names."""
-
-_FLOOD_FACTOR = 10
-"""Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
-
-
-@lru_cache(maxsize=100)
-def _flood_bounds(per_second: float, burst: int) -> tuple[float, int]:
-    """Rate and burst of frames; kept, so that all sessions share the two numbers."""
-    return per_second * _FLOOD_FACTOR, burst * _FLOOD_FACTOR
 
 
 class Session:
@@ -88,7 +77,7 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._flood = TokenBucket(*_flood_bounds(limits.messages_per_second, limits.messages_burst))
+        self._flood = frames_bucket(limits.messages_per_second, limits.messages_burst)
         self._in_flight = 0
         self._mailbox = Mailbox(limits.requests_waiting)
         self._ended: Close | None = None
@@ -139,7 +128,7 @@ class Session:
             self._partial_since = 0.0
         elif not self._partial_since or any(opcode < frames.CLOSE for opcode, _ in received):
             self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
-            self._node.rounds.soon(self.session_id)
+            self._node.wheel.soon(self.session_id)
 
     def outbox_overflowed(self) -> None:
         self._node.metrics.slow_consumers += 1
@@ -261,9 +250,8 @@ class Session:
     def _signal(self, message: messages.Typing | messages.Watch) -> None:
         """What is stored nowhere and has no answer."""
         if self._signals is None:
-            self._signals = TokenBucket(SIGNALS_PER_SECOND, SIGNALS_BURST)
-        cost = len(message.users) / WATCHED_PER_TOKEN if isinstance(message, messages.Watch) else 1
-        if wait := self._signals.take(self.last_heard, max(1, cost)):
+            self._signals = signals_bucket()
+        if wait := self._signals.take(self.last_heard, signal_cost(message)):
             self._refuse_message(message, ErrorCode.RATE_LIMITED, "typing, watch: too often", retry_after=wait)
         elif isinstance(message, messages.Typing):
             self._node.signals.ask_typing(self, message.conv, message.on)
@@ -332,15 +320,8 @@ class Session:
         retry_ms: int | None = None,
     ) -> None:  # fmt: skip
         """Answer with an error; it changes nothing."""
-        unset = msgspec.UNSET
         self._node.metrics.count_refused(code)
-        self.tell(
-            messages.Error(
-                code=str(code), message=text, id=unset if id is None else id, cseq=unset if cseq is None else cseq,
-                expected=unset if expected is None else expected,
-                retry_after_ms=unset if retry_ms is None else retry_ms,
-            )
-        )  # fmt: skip
+        self.tell(answers.error(code, text, id=id, cseq=cseq, expected=expected, retry_ms=retry_ms))
 
     def _refuse_message(
         self, message: messages.ClientMessage, code: str, text: str, *, retry_after: float | None = None
@@ -359,11 +340,8 @@ class Session:
         """Say ``bye`` and close; with ``cut``, what waits in the outbox is dropped first. A second call does nothing."""
         if self._ended is not None:
             return
-        bye = messages.Bye(
-            code=close.code, reason=close.reason,
-            retry_after_ms=msgspec.UNSET if retry_after_ms is None else retry_after_ms,
-        )  # fmt: skip
-        farewell = frame_of(self.encoding, encode(self.encoding, bye)) + frames.encode_close(close.code, close.reason)
+        bye = encode(self.encoding, answers.bye(close, retry_after_ms))
+        farewell = frame_of(self.encoding, bye) + frames.encode_close(close.code, close.reason)
         self._finish(close, farewell, cut=cut)
 
     def _close_frame(self, code: int, reason: str) -> None:
@@ -421,7 +399,7 @@ class Session:
         self.limits = limits
         rule = limits.messages.rule
         if rule.rate_per_s > self._node.limits.messages_per_second:
-            self._flood = TokenBucket(*_flood_bounds(rule.rate_per_s, rule.burst))
+            self._flood = frames_bucket(rule.rate_per_s, rule.burst)
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""

@@ -229,8 +229,8 @@ class Store(Protocol):
         """Carry out a batch in one durable transaction; one outcome per operation, in the same order.
 
         ``now``: ms since the Unix epoch, the ``at`` of new events (never less than the conversation's newest).
-        ``meanwhile`` is called, perhaps twice, on the Trio thread, when this begins to wait, for the disk or for its turn:
-        what the caller has to do anyway need not wait, too. It may not raise.
+        ``meanwhile`` is called on the Trio thread, in no task of the caller's, each time when this begins to wait, for the disk
+        or for its turn, and so perhaps never: what the caller has to do anyway need not wait, too. It may not raise.
         Raises Unavailable. Only one ``commit`` may be in flight per Store object.
         """
 

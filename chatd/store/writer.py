@@ -97,8 +97,8 @@ class Writer:
         return len(self._mailbox)
 
     def submit(self, operation: Operation, on_outcome: OnOutcome) -> bool:
-        """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called exactly once, in the
-        writer's task; it must not raise."""
+        """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called once, on the
+        Trio thread, while ``run`` lasts; an exception from it ends ``run``."""
         size = _size_of(operation)
         if self._closed or len(self._mailbox) >= self._max_items or self._bytes + size > self._max_bytes:
             return False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -33,6 +33,20 @@ class Receiver(Protocol):
 
     def link_closed(self) -> None:
         """Called once, when no byte will come or go any more."""
+
+
+class Nobody:
+    """Whom a link that has ended tells nothing. A session and its link know each other: as a ring they would be left to the
+    collector of such, which looks at what is old so seldom that a storm's memory was not had back."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def outbox_overflowed(self) -> None: ...
+
+    def link_closed(self) -> None: ...
+
+
+NOBODY: Final = Nobody()
 
 
 class Link(Protocol):
@@ -158,7 +172,7 @@ class SocketLink:
         self, sock: socket.socket, receiver: Receiver, registry: Registry, cork: Cork, *, max_bytes: int, max_frames: int
     ) -> None:
         self.sock = sock
-        self._receiver = receiver
+        self._receiver: Receiver = receiver
         self._registry = registry
         self._cork = cork
         self._max_bytes = max_bytes
@@ -347,4 +361,5 @@ class SocketLink:
         self.sock.close()
         self._outbox = self._pending = None
         self._wake_drained()
-        self._receiver.link_closed()
+        receiver, self._receiver = self._receiver, NOBODY
+        receiver.link_closed()

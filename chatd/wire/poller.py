@@ -48,8 +48,8 @@ class Poller:
         if fd in self._links:
             self._epoll.modify(fd, mask)
         else:
-            self._links[fd] = link
             self._epoll.register(fd, mask)
+            self._links[fd] = link
 
     def forget(self, link: SocketLink) -> None:
         """Must be called before the socket is closed: the kernel hands the same number out again at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import trio
 
-from chatd.wire.link import LINGER_SECONDS, Outbox, Receiver
+from chatd.wire.link import LINGER_SECONDS, NOBODY, Outbox, Receiver
 
 READ_BYTES = 65536
 JOIN_FRAMES = 64
@@ -19,7 +19,7 @@ class StreamLink:
 
     def __init__(self, stream: trio.abc.Stream, receiver: Receiver, *, max_bytes: int, max_frames: int) -> None:
         self._stream = stream
-        self._receiver = receiver
+        self._receiver: Receiver = receiver
         self._max_bytes = max_bytes
         self._max_frames = max_frames
         self._outbox = Outbox()
@@ -92,7 +92,8 @@ class StreamLink:
         finally:
             self._ended = True
             self._drained.set()
-            self._receiver.link_closed()
+            receiver, self._receiver = self._receiver, NOBODY
+            receiver.link_closed()
             await trio.aclose_forcefully(self._stream)
 
     async def _read_all(self) -> None:

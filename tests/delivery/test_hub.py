@@ -126,6 +126,19 @@ async def test_a_thousand_who_join_are_each_told_once(house: House) -> None:
     assert sizes[group_channel(made.conv)] < 900 * 100
 
 
+async def test_a_topic_in_which_nobody_is_live_yet_says_nothing_of_the_store(house: House) -> None:
+    """I7: between another one's reading and its first step into the topic an event may have been committed for nobody."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    first, second, third = Listener("owner", "a", 91), Listener("owner", "b", 92), Listener("owner", "c", 93)
+    for listener in (first, second, third):
+        await house.hub.enter(listener)
+    assert await house.hub.follow(first, [(made.conv, True)])
+    assert await house.hub.follow(second, [(made.conv, True)])
+    assert house.hub.topics[made.conv].join(first, 1)
+    assert not await house.hub.follow(third, [(made.conv, True)])
+
+
 async def test_who_still_reads_the_store_is_not_detached(house: House) -> None:
     """I6: a ``left`` that comes live ends the live session; one that is behind has not got what came before it."""
     owner, bob = await house.author("owner"), await house.author("bob")

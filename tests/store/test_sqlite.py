@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import subprocess
@@ -15,6 +16,7 @@ import apsw
 import pytest
 import trio
 
+from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.store import open_store
 from chatd.conversations.operations import (
     AddMembers,
@@ -328,3 +330,15 @@ async def test_gone_devices_cost_nothing(path: Path, engine: Any) -> None:
             "SEARCH devices USING INDEX sqlite_autoindex_devices_1 (user=? AND name=?)",
             "SEARCH devices USING COVERING INDEX sqlite_autoindex_devices_1 (user=? AND name=?)",
         }
+
+
+async def test_a_commit_leaves_nothing_to_the_cyclic_collector(tmp_path: Path) -> None:
+    """Which runs seldom, so that what is left to it, by every commit, is memory that is not had back for long."""
+    async with open_store(tmp_path / "chatd.db") as store:
+        gc.collect()
+        gc.disable()
+        try:
+            await store.commit([CreateAccount(user="a", password_hash="")], NOW)
+            assert [one for one in gc.get_objects() if type(one) is Commit] == []
+        finally:
+            gc.enable()

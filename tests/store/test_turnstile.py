@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import apsw
@@ -84,3 +85,16 @@ def test_in_and_out(path: Path) -> None:
     assert one.enter()
     one.close()
     assert Path(f"{path}-turn").stat().st_mode & 0o777 == 0o600
+
+
+async def test_who_cannot_have_a_lock_writes_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a courtesy: where the file system has none to give, SQLite's own lock is what orders the writers."""
+
+    def none_left(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(turnstile.fcntl, "flock", none_left)
+    monkeypatch.setattr(turnstile, "COURTESY_SECONDS", 0.001)
+    async with open_store(path) as store:
+        await store.commit([CreateAccount(user="a", password_hash="")], NOW)
+        assert await store.account("a") is not None

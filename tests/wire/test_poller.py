@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 
 import pytest
 import trio
@@ -55,4 +57,20 @@ async def test_who_writes_is_heard_among_many_who_have_gone(monkeypatch: pytest.
     assert heard.count("gone") == GONE
     assert heard.count("bye") == (GONE if says else 0)
     writer.theirs.close()
+    polled.close()
+
+
+def test_a_link_that_has_ended_holds_nobody() -> None:
+    """A session and its link know each other: what has ended must not be left to the cyclic collector, which runs seldom."""
+    polled = Poller()
+    peer = Peer(polled, [])
+    known = weakref.ref(peer)
+    gc.disable()
+    try:
+        peer.link.abort()
+        peer.theirs.close()
+        del peer
+        assert known() is None
+    finally:
+        gc.enable()
     polled.close()

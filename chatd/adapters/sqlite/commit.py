@@ -74,8 +74,34 @@ _COUNT = "UPDATE devices SET cseq = column2, epoch = column3 FROM", "WHERE devic
 _REUSED = "cseq: stored before with other content"
 
 
+class NewEvents:
+    """What one batch appends: rows to be written, and the conversations that moved by them. Apart from ``Commit``, so that those
+    who append for it need not know it."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+        self.rows: list[object] = []
+        self.moved: dict[int, Conversation] = {}
+
+    def append(
+        self, conversation: Conversation, author: Author, kind: str, payload: bytes, *, cseq: int = 0, digest: bytes = b""
+    ) -> Event:
+        """The next event of a conversation."""
+        conversation.head += 1
+        conversation.newest = max(conversation.newest, self._now)
+        device = author.device_no if cseq else 0
+        event = Event(
+            conversation.id, conversation.head, conversation.newest, author.user, kind, payload, device, cseq
+        )
+        self.rows.extend(
+            (conversation.no, event.seq, event.at, author.user_no, device, cseq, kind, digest, payload)
+        )
+        self.moved[conversation.no] = conversation
+        return event
+
+
 class Commit:
-    """One batch. ``apply`` each operation, then ``flush``; the owner begins and commits.
+    """One batch. ``apply`` each operation, then ``flush``, and ``close`` in any case; the owner begins and commits.
 
     ``redacted`` afterwards: whether it has taken something out of the store that must not be found in its file either.
     """
@@ -86,18 +112,16 @@ class Commit:
     ) -> None:
         self._connection = connection
         self._cache = cache
-        self._now = now
+        self._new = NewEvents(now)
         self.redacted = False
-        self._rows: list[object] = []
         self._replies: list[tuple[int, int, int, int]] = []
         self._roots: dict[tuple[int, int], int] = {}
         self._mentions: list[tuple[int, int, int, str]] = []
-        self._moved: dict[int, Conversation] = {}
         self._devices: dict[int, Device] = {}
-        self._groups = Groups(connection, cache, self._append, max_members=max_members)
-        self._changes = Changes(connection, cache, self._append, now, window_ms=window_ms)
+        self._groups = Groups(connection, cache, self._new.append, max_members=max_members)
+        self._changes = Changes(connection, cache, self._new.append, now, window_ms=window_ms)
         access = Access(
-            connection, cache, now, self._devices, self._moved, max_devices=max_devices, new_device_events=new_device_events
+            connection, cache, now, self._devices, self._new.moved, max_devices=max_devices, new_device_events=new_device_events
         )
         self._acts = self._table(access, Signals(connection, cache))
 
@@ -149,17 +173,21 @@ class Commit:
     def flush(self) -> None:
         """Write what was gathered. In whatever thread, while nobody else touches the connection and the cache."""
         self._write_events()
-        if self._moved:
-            moved = [value for c in self._moved.values() for value in (c.no, c.head, c.newest, c.title)]
+        if self._new.moved:
+            moved = [value for c in self._new.moved.values() for value in (c.no, c.head, c.newest, c.title)]
             execute_rows(self._connection, _MOVE[0], 4, moved, _MOVE[1])
         if self._devices:
             devices = [value for device in self._devices.values() for value in (device.no, device.cseq, device.epoch)]
             execute_rows(self._connection, _COUNT[0], 3, devices, _COUNT[1])
 
+    def close(self) -> None:
+        """Let go of those of the acts that know it, too: as a ring all of a batch would be left to the collector."""
+        self._acts.clear()
+
     def _write_events(self) -> None:
-        if self._rows:
-            execute_rows(self._connection, _EVENTS[0], _EVENT_COLUMNS, self._rows, _EVENTS[1])
-            self._rows.clear()
+        if self._new.rows:
+            execute_rows(self._connection, _EVENTS[0], _EVENT_COLUMNS, self._new.rows, _EVENTS[1])
+            self._new.rows.clear()
         if self._replies:
             self._connection.executemany(
                 "INSERT INTO replies (conv, seq, parent, root) VALUES (?, ?, ?, ?)", self._replies
@@ -171,28 +199,13 @@ class Commit:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def _append(
-        self, conversation: Conversation, author: Author, kind: str, payload: bytes, *, cseq: int = 0, digest: bytes = b""
-    ) -> Event:
-        conversation.head += 1
-        conversation.newest = max(conversation.newest, self._now)
-        device = author.device_no if cseq else 0
-        event = Event(
-            conversation.id, conversation.head, conversation.newest, author.user, kind, payload, device, cseq
-        )
-        self._rows.extend(
-            (conversation.no, event.seq, event.at, author.user_no, device, cseq, kind, digest, payload)
-        )
-        self._moved[conversation.no] = conversation
-        return event
-
     def _send(self, send: Send) -> Outcome:
         found = self._addressed(send)
         if isinstance(found, Refused):
             return found
         if send.reply_to and not self._may_reply(found, send):
             return rules.NO_SUCH_EVENT
-        event = self._append(found, send.author, "message", send.payload, cseq=send.cseq)
+        event = self._new.append(found, send.author, "message", send.payload, cseq=send.cseq)
         if send.reply_to:
             self._file_reply(found.no, event.seq, send.reply_to)
         if send.mentions:

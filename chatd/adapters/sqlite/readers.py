@@ -58,7 +58,7 @@ class Readers:
             connection.close()
 
 
-class _Asked(Generic[A, R]):
+class _Request(Generic[A, R]):
     __slots__ = ("answer", "answered", "fault", "question", "woken")
 
     def __init__(self, question: A) -> None:
@@ -69,7 +69,7 @@ class _Asked(Generic[A, R]):
         self.woken = trio.Event()
 
 
-class Together(Generic[A, R]):
+class CoalescedReads(Generic[A, R]):
     """One question of many askers: what is asked while an answer is under way is asked with the next one, ``most`` at once.
 
     A thread, a snapshot and an answer of its own for each costs more than the answer: 0.8 ms a login, when thousands log in. The
@@ -83,12 +83,12 @@ class Together(Generic[A, R]):
         self._readers = readers
         self._query = query
         self._most = most
-        self._waiting: deque[_Asked[A, R]] = deque()
+        self._waiting: deque[_Request[A, R]] = deque()
         self._reading = False
 
     async def read(self, question: A) -> R:
         """Raises Unavailable, and what the query raises. Cancelling is safe."""
-        mine: _Asked[A, R] = _Asked(question)
+        mine: _Request[A, R] = _Request(question)
         self._waiting.append(mine)
         try:
             while not mine.answered:
@@ -123,7 +123,7 @@ class Together(Generic[A, R]):
             self._reading = False
             self._wake_next()
 
-    def _settle(self, batch: list[_Asked[A, R]]) -> None:
+    def _settle(self, batch: list[_Request[A, R]]) -> None:
         for asked in batch:
             asked.answered = True
             asked.woken.set()

@@ -1,12 +1,13 @@
 """The store on one SQLite file: one writing connection of this process, and a few that read.
 
-The row work of a commit runs inline on the Trio thread, and only what blocks for the disk or for another process runs
-in a worker thread. Measured on two cores, batches of 200 rows: everything in a thread beside a busy Trio thread 804
-rows/s, for each step gives up the interpreter's lock and waits 5 ms to have it back; alone, 60,954 rows/s. COMMIT gives
-the lock up once, for the whole fsync (and for the checkpoint that SQLite does in it now and then).
+A commit is judged on the Trio thread, with what it reads and the few rows of groups, access and changes; its many rows are
+written in a worker thread, with COMMIT. A statement for each row would not do there: beside a busy Trio thread that is 804
+rows/s, for each step gives up the interpreter's lock and waits 5 ms to have it back. A few statements with many rows each
+(``bulk``) give it up for all of their work, and COMMIT for the whole fsync (and for the checkpoint that SQLite does in it
+now and then).
 
-Several processes share the file: the write lock orders their commits (each in its turn: ``turnstile``), ``data_version``
-tells when what is remembered is out of date. After an I/O error the connection is opened anew: what its cache holds is not
+Several processes share the file: the write lock orders their commits (one at a time: ``turnstile``), ``data_version`` tells
+when what is remembered is out of date. After an I/O error the connection is opened anew: what its cache holds is not
 trusted.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +28,7 @@ from chatd.adapters.sqlite import current, reads, search, signals
 from chatd.adapters.sqlite.cache import CommitCache
 from chatd.adapters.sqlite.commit import Commit
 from chatd.adapters.sqlite.database import migrate, open_connection, translated
-from chatd.adapters.sqlite.readers import Readers, Together, Turns
+from chatd.adapters.sqlite.readers import CoalescedReads, Readers, Turns
 from chatd.adapters.sqlite.search_index import SearchIndex
 from chatd.adapters.sqlite.turnstile import Turnstile
 from chatd.conversations.operations import Event, Operation, Outcome
@@ -79,7 +80,7 @@ class SqliteStore:
         self._writing = trio.CapacityLimiter(1)
         self._readers = Readers(self._open_reader, READERS)
         self._idle = self._readers.idle
-        self._standings = Together(self._readers, reads.standings_of, STANDINGS_AT_ONCE)
+        self._standings = CoalescedReads(self._readers, reads.standings_of, STANDINGS_AT_ONCE)
         self._index = SearchIndex(path, busy_ms=busy_ms)
         self._indexing = trio.CapacityLimiter(1)
         self._searchers = Readers(self._open_searcher, SEARCHERS)
@@ -114,18 +115,22 @@ class SqliteStore:
             await self._begin(meanwhile)
             with translated():
                 self._cache.begin()
-                commit = Commit(
-                    self._connection, self._cache, now, max_members=self._max_members, max_devices=self._max_devices,
-                    new_device_events=self._new_device_events, window_ms=self._window_ms,
-                )  # fmt: skip
-                outcomes = [commit.apply(operation) for operation in operations]
-            self._unscrubbed |= commit.redacted
-            trio_thread = trio.lowlevel.current_trio_token()
-            await trio.to_thread.run_sync(self._finish, commit, trio_thread, meanwhile, limiter=self._writing)
+            with closing(self._commit_of(now)) as commit:
+                with translated():
+                    outcomes = [commit.apply(operation) for operation in operations]
+                self._unscrubbed |= commit.redacted
+                trio_thread = trio.lowlevel.current_trio_token()
+                await trio.to_thread.run_sync(self._finish, commit, trio_thread, meanwhile, limiter=self._writing)
         except BaseException as fault:
             self._recover(fault)
             raise
         return outcomes
+
+    def _commit_of(self, now: int) -> Commit:
+        return Commit(
+            self._connection, self._cache, now, max_members=self._max_members, max_devices=self._max_devices,
+            new_device_events=self._new_device_events, window_ms=self._window_ms,
+        )  # fmt: skip
 
     async def _begin(self, meanwhile: Callable[[], None] | None) -> None:
         # Tried at once: another process seldom holds the lock, and a thread costs 50 us.

@@ -1,4 +1,4 @@
-"""Whose turn it is to write, among all who write to one file.
+"""One writer at a time before the lock of a file, and none overtaken by who has just committed.
 
 SQLite's write lock goes to whoever asks for it in the right moment: one that has just committed and begins again has it before
 those that sleep between two tries, up to 0.1 s. Of four nodes to which hundreds came back at once one waited for more than
@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ class Turnstile:
         if not self._inside:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError:  # somebody is in; or there is no lock to be had, and this is but a courtesy
                 return False
             self._inside = True
         return True
@@ -48,7 +49,8 @@ class Turnstile:
         """Let the next one in."""
         if self._inside:
             self._inside = False
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._file)

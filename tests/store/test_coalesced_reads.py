@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from chatd.adapters.sqlite.readers import Readers, Together
+from chatd.adapters.sqlite.readers import CoalescedReads, Readers
 from chatd.store.port import Unavailable
 
 
@@ -37,7 +37,7 @@ class Asking:
     """Some who ask, each in a task, after the first one's read has begun."""
 
     def __init__(self, query: Query) -> None:
-        self._together = Together(Readers(lambda: apsw.Connection(":memory:"), 2), query, 5)
+        self._coalesced = CoalescedReads(Readers(lambda: apsw.Connection(":memory:"), 2), query, 5)
         self.query = query
         self.told: dict[int, int | str] = {}
         self.scopes: dict[int, trio.CancelScope] = {}
@@ -46,7 +46,7 @@ class Asking:
         with trio.CancelScope() as scope:
             self.scopes[question] = scope
             try:
-                self.told[question] = await self._together.read(question)
+                self.told[question] = await self._coalesced.read(question)
             except Unavailable as fault:
                 self.told[question] = str(fault)
 
@@ -66,7 +66,7 @@ class Asking:
                 self.query.may.set()
 
 
-async def test_who_waits_is_read_for_together() -> None:
+async def test_who_waits_is_read_for_coalesced() -> None:
     """The first reads alone; the others five at once, of which three are answered, and the rest by the next read."""
     asking = Asking(query := Query())
     await asking.run(range(1, 8), lambda: None)

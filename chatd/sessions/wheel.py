@@ -6,13 +6,14 @@ so that one that has ended is not kept, and each once, or twice where it is to b
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final
 
 TURNS: Final = 64
 """Who is due later is looked at once meanwhile."""
 
 
-class Rounds:
+class TimingWheel:
     """``TURNS`` lists, of which each turn takes the next one."""
 
     __slots__ = ("_at", "_slots", "_soon")
@@ -24,7 +25,7 @@ class Rounds:
 
     def after(self, key: str, turns: float) -> None:
         """Due in so many turns: in the first one at or after it, and in TURNS - 1 at the latest."""
-        number = 1 if turns <= 1 else TURNS - 1 if turns >= TURNS - 1 else -int(-turns // 1)
+        number = max(1, ceil(min(turns, TURNS - 1)))
         self._slots[(self._at + number) % TURNS].append(key)
 
     def soon(self, key: str) -> None:

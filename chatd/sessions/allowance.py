@@ -1,0 +1,40 @@
+"""What a session may do by itself, beside its user's limits: how many frames, and how many signals. Pure."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from chatd_protocol import messages
+
+from chatd.limits.bucket import TokenBucket
+
+SIGNALS_PER_SECOND: Final = 2.0
+SIGNALS_BURST: Final = 20
+"""Of typing and watch together: a client renews what it types every few seconds, and watches anew when somebody scrolls."""
+WATCHED_PER_TOKEN: Final = 50
+"""The store is asked about each user whom a ``watch`` names."""
+
+_FLOOD_FACTOR: Final = 10
+"""Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
+
+
+def frames_bucket(messages_per_second: float, messages_burst: int) -> TokenBucket:
+    """Of all frames, for who may send so many messages."""
+    return TokenBucket(*_frames_bounds(messages_per_second, messages_burst))
+
+
+@lru_cache(maxsize=100)
+def _frames_bounds(per_second: float, burst: int) -> tuple[float, int]:
+    """Rate and burst; kept, so that all sessions share the two numbers."""
+    return per_second * _FLOOD_FACTOR, burst * _FLOOD_FACTOR
+
+
+def signals_bucket() -> TokenBucket:
+    """Of what is stored nowhere and has no answer."""
+    return TokenBucket(SIGNALS_PER_SECOND, SIGNALS_BURST)
+
+
+def signal_cost(message: messages.Typing | messages.Watch) -> float:
+    """How many tokens one takes."""
+    return max(1.0, len(message.users) / WATCHED_PER_TOKEN) if isinstance(message, messages.Watch) else 1.0
