@@ -73,7 +73,7 @@ def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     idle = _command(scenarios, "idle", parents, "memory and CPU of connections that are only there, with heartbeats")
     steps = "connections (2000,5000,10000)"
     idle.add_argument("--steps", type=_steps, default=[2000, 5000, 10000], metavar="C,C,...", help=steps)
-    idle.add_argument("--hold", type=float, default=15.0, metavar="S", help="how long each step is held (%(default)s)")
+    idle.add_argument("--hold", type=float, default=30.0, metavar="S", help="how long each step is held (%(default)s)")
     catchup = _command(scenarios, "catchup", parents, "what one has missed, all at once")
     _add(catchup, "--missed", 10_000, "N", "messages")
     _add(catchup, "--repeats", 5, "N", "logins that get all of them")

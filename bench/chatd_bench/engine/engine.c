@@ -23,20 +23,31 @@ static void send_due(engine *e, int64_t now) {
     }
 }
 
+static int64_t beat_at(const engine *e, uint32_t place) { return e->clients[e->beats[place]].beat_due; }
+
+static void swap_beats(engine *e, uint32_t one, uint32_t other) {
+    uint32_t index = e->beats[one];
+    e->beats[one] = e->beats[other], e->beats[other] = index;
+}
+
+static void sink_first_beat(engine *e) {
+    for (uint32_t place = 0, child; (child = 2 * place + 1) < e->beat_count; place = child) {
+        if (child + 1 < e->beat_count && beat_at(e, child + 1) < beat_at(e, child)) child++;
+        if (beat_at(e, place) <= beat_at(e, child)) return;
+        swap_beats(e, place, child);
+    }
+}
+
 static void beat_due(engine *e, int64_t now) {
-    while (e->beat_count) {
-        uint32_t index = e->beats[e->first_beat & (e->beat_room - 1)];
-        client *c = &e->clients[index];
-        if (c->beat_due > now) return;
-        e->first_beat++;
-        if (c->closed) {
-            e->beat_count--;
-            continue;
+    while (e->beat_count && beat_at(e, 0) <= now) {
+        client *c = &e->clients[e->beats[0]];
+        if (c->closed) e->beats[0] = e->beats[--e->beat_count];
+        else {
+            write_out(e, c, e->is.text ? 1 : 2, c->beat, c->beat_size);
+            e->beats_sent += !c->slow;
+            c->beat_due += e->is.heartbeat_us;
         }
-        write_out(e, c, e->is.text ? 1 : 2, c->beat, c->beat_size);
-        e->beats_sent += !c->slow;
-        c->beat_due += e->is.heartbeat_us;
-        e->beats[(e->first_beat + e->beat_count - 1) & (e->beat_room - 1)] = index;
+        sink_first_beat(e);
     }
 }
 
@@ -55,10 +66,7 @@ static int read_slowly(engine *e, int64_t now) {
 static int wait_ready(const engine *e, struct epoll_event *ready, int64_t until, int64_t now) {
     int64_t next = plan_due(e) < until ? plan_due(e) : until;
     if (e->slow_count && e->slow_due < next) next = e->slow_due;
-    if (e->beat_count) {
-        int64_t due = e->clients[e->beats[e->first_beat & (e->beat_room - 1)]].beat_due;
-        if (due < next) next = due;
-    }
+    if (e->beat_count && beat_at(e, 0) < next) next = beat_at(e, 0);
     int64_t left = next > now ? next - now : 0;
     struct timespec timeout = {left / 1000000, left % 1000000 * 1000};
     int count = (int)syscall(SYS_epoll_pwait2, e->epoll, ready, READY, &timeout, NULL, 0);
@@ -187,14 +195,10 @@ uint32_t engine_place(engine *e, uint32_t channel_number, uint64_t position, con
 void engine_heartbeat(engine *e, uint32_t index, const uint8_t *message, size_t size, int64_t first) {
     client *c = &e->clients[index];
     c->beat = copied(message, size), c->beat_size = size, c->beat_due = first;
-    if (e->beat_count == e->beat_room) {
-        uint32_t room = e->beat_room ? e->beat_room * 2 : 1024, *ring = malloc(room * sizeof *ring);
-        if (!ring) abort();
-        for (uint32_t i = 0; i < e->beat_count; i++) ring[i] = e->beats[(e->first_beat + i) & (e->beat_room - 1)];
-        free(e->beats);
-        e->beats = ring, e->beat_room = room, e->first_beat = 0;
-    }
-    e->beats[(e->first_beat + e->beat_count++) & (e->beat_room - 1)] = index;
+    e->beats = grown(e->beats, &e->beat_room, e->beat_count + 1, sizeof *e->beats);
+    e->beats[e->beat_count] = index;
+    for (uint32_t place = e->beat_count++; place && beat_at(e, (place - 1) / 2) > beat_at(e, place); place = (place - 1) / 2)
+        swap_beats(e, place, (place - 1) / 2);
 }
 
 /* From now until then it reads no more than that; it is not measured, and the server may end it. What it got before

@@ -21,6 +21,8 @@ SAMPLE_EVERY = 64
 SAMPLES = 4096
 """That are kept, the newest ones: decoding them all would take longer than the run."""
 STAMP_FILLER = "x"
+GOLDEN = 0.6180339887
+"""Steps of so much, round a circle, spread evenly wherever one stops (the golden ratio)."""
 Signature: TypeAlias = tuple[str, object, tuple[object, ...]]
 """Of a C function: its name, result and arguments."""
 
@@ -86,6 +88,7 @@ class Engine:
         self, dialect: Dialect, users: Sequence[User], senders: Mapping[Channel, Sequence[User]], body_bytes: int
     ) -> None:
         self._library = _loaded()
+        self._phase = 0.0
         self._dialect = dialect
         self._users = users
         self._body_bytes = body_bytes
@@ -143,7 +146,10 @@ class Engine:
         for membership in memberships:
             self._place(index, session, membership)
         if beat:
-            lib.engine_heartbeat(engine, index, beat.message, len(beat.message), _now_us() + int(beat.seconds * 1e6))
+            # Who came at one moment would else beat at one moment, for ever, and a server that is sent all at once has it cheap.
+            self._phase = (self._phase + GOLDEN) % 1
+            first = _now_us() + int(beat.seconds * self._phase * 1e6)
+            lib.engine_heartbeat(engine, index, beat.message, len(beat.message), first)
         return index
 
     def _place(self, line: int, session: Session, membership: Membership) -> None:

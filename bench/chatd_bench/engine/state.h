@@ -92,8 +92,8 @@ typedef struct {
     const uint32_t *plan_place;
     int64_t plan_from;
     uint64_t plan_size, plan_at;
-    uint32_t *beats;                /* a ring of clients, the next one due first */
-    uint32_t first_beat, beat_count, beat_room;
+    uint32_t *beats;                /* a heap of clients, the next one due first */
+    uint32_t beat_count, beat_room;
     uint32_t *dirty;
     uint32_t dirty_count;
     uint32_t *slow;
