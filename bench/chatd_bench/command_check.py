@@ -107,6 +107,8 @@ def _wrong_url(options: argparse.Namespace) -> str | None:
         return f"--url with --nodes {options.nodes}: nodes are not started, the one at the URL is loaded"
     if options.scenario == "history" or getattr(options, "stored", 0):
         return f"--url with {options.scenario} of stored messages: the store of a server that runs already cannot be filled"
+    if options.pid is None and options.scenario in ("idle", "profile"):
+        return f"--url with {options.scenario} needs --pid: it looks into the server's process"
     if options.pid is not None and not Path(f"/proc/{options.pid}").is_dir():
         return f"--pid {options.pid}: there is no such process"
     return None

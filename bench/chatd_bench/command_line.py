@@ -12,7 +12,7 @@ from chatd_bench.dialects.registry import dialect_names
 from chatd_bench.quantities import above_zero, counted, not_negative, positive
 from chatd_bench.report import RESULTS
 from chatd_bench.scenarios.flow import MIX_RATE
-from chatd_bench.scenarios.stage import WINDOW, Options
+from chatd_bench.scenarios.stage import BODY_BYTES, WINDOW, Options
 from chatd_bench.servers.chatd import AUDIENCE, ISSUER, running_server
 from chatd_bench.servers.registry import server_names
 
@@ -122,7 +122,7 @@ def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     _add(compare, "--tries", 2, "N", "of a run that is void, within its round")
     _add(compare, "--generators", 1, "N", "generator processes")
     compare.add_argument("--keep-void", action="store_true", help="let void runs count, on a machine that is never quiet")
-    compare.set_defaults(body_bytes=120)
+    compare.set_defaults(body_bytes=BODY_BYTES)
 
 
 def _add_many(scenarios: Any) -> None:
@@ -249,7 +249,7 @@ def common_of(options: argparse.Namespace, running: bool = True) -> Options:
         chosen |= {
             "rate": rate_of(options), "arrivals": options.arrivals, "seed": options.seed,
             "window": options.window or WINDOW, "seconds": options.seconds, "warmup": options.warmup,
-            "body_bytes": options.body_bytes or (SLOW_BODY_BYTES if options.scenario == "slow" else 120),
+            "body_bytes": options.body_bytes or (SLOW_BODY_BYTES if options.scenario == "slow" else BODY_BYTES),
         }  # fmt: skip
     if options.scenario == "quick":
         chosen["settings"] = {"CHATD_SERVER_HEARTBEAT_MS": QUICK_HEARTBEAT_MS}

@@ -11,6 +11,8 @@ from chatd_bench import cli
 from chatd_bench.cli import main
 from chatd_bench.command_line import common_of, make_parser
 from chatd_bench.faults import RunFailed
+from chatd_bench.scenarios.stage import Options
+from chatd_bench.servers.server import Running
 
 URL = ("--url", "http://127.0.0.1:1", "--key-file", "k.pem")
 PLAN = "--window is of a closed loop: give --closed-loop too"
@@ -20,6 +22,8 @@ REFUSED = [
     (("dm", "--nodes", "2", *URL), "nodes are not started"),
     (("dm", "--server", "anchor-c", *URL), "only a chatd that runs already"),
     (("dm", "--pid", "4194999", *URL), "there is no such process"),
+    (("idle", *URL), "needs --pid"),
+    (("profile", "dm", *URL), "needs --pid"),
     (("dm", "--pid", "1"), "give --url too"),
     *((("dm", "--open-loop", value), value) for value in ("0", "-1", "nan", "inf", "x")),
     (("compare", "--open-loop", "0"), "must be above 0"),
@@ -98,6 +102,14 @@ def test_an_address_that_is_none_is_told(address: str, tmp_path: Path) -> None:
     options = make_parser().parse_args(["dm", "--url", address, "--key-file", str(tmp_path / "k.pem")])
     with pytest.raises(RunFailed):
         common_of(options)
+
+
+def test_a_tiny_look_at_a_server_that_ran_already_waits_for_no_heartbeat() -> None:
+    """Its own interval is not that of the tiny look."""
+    running = Running((), (1,), (1,), {}, {}, {})
+    options = make_parser().parse_args(["quick"])
+    for server, scenarios in ((None, ["dm", "group", "idle"]), (running, ["dm", "group"])):
+        assert [name for name, *_ in cli._runs(options, Options(running=server))] == scenarios
 
 
 def test_a_result_of_a_server_that_ran_already_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,7 @@ SATURATED = "1:1 stored, acked, delivered, saturated"
     [
         ({}, {"settings": {"CHATD_LOG_LEVEL": "debug"}}, "(CHATD_LOG_LEVEL=debug)"),
         ({}, {"external": True}, "(it ran already)"),
-        ({"versions": {"python": "3, message path as Python"}}, {}, "`dm` chatd"),
+        ({"versions": {"python": "3, message path as Python"}}, {}, "`dm` chatd (other versions)"),
     ],
 )
 def test_what_was_made_otherwise_is_shown_and_reaches_nothing(put, machine, made, told):
@@ -290,6 +290,10 @@ def test_only_the_standard_window_and_body_reach_a_goal(put, parameters):
     put("dm", flow(90_000.0), connections=200, **parameters)
     directory = put("dm", flow(31_000.0), connections=200, window=5, body_bytes=120)
     assert verdicts(directory)[SATURATED].measured == "31,000/s over 200 connections"
+    write_report([directory], directory)
+    text = (directory / "report.md").read_text()
+    assert ("body bytes 1000" in text) is (parameters["body_bytes"] == 1000)
+    assert ("window 50" in text) is (parameters["window"] == 50)
 
 
 @pytest.mark.parametrize(("beats", "verdict"), [(49_999, NONE), (50_000, LEAST)])

@@ -10,6 +10,7 @@ from chatd_bench.compare import PER_CPU, RATE
 from chatd_bench.reporting.goals import VOID, Goal, goals
 from chatd_bench.reporting.plots import draw_all
 from chatd_bench.reporting.results import Results, Saved, read
+from chatd_bench.scenarios.stage import BODY_BYTES
 from chatd_bench.servers.registry import keeps_history
 
 NAME = "report.md"
@@ -233,7 +234,9 @@ def _run_rows(run: Saved) -> Iterator[tuple[str, ...]]:
 
 
 def _name(run: Saved) -> str:
+    size = run.parameters.get("body_bytes", BODY_BYTES)
     told = {name: value for name, value in run.parameters.items() if name not in UNTOLD}
+    told |= {"body_bytes": size} if size != BODY_BYTES else {}
     return f"`{run.scenario}` {_whose(run)} {_given(told)}"
 
 
@@ -243,7 +246,7 @@ def _whose(run: Saved) -> str:
 
 
 def _apart(run: Saved) -> str:
-    told = ["it ran already"] if run.external else []
+    told = [text for text, so in (("it ran already", run.external), ("other versions", run.other_build)) if so]
     told += [f"{name}={value}" for name, value in run.settings.items()]
     return f" ({', '.join(told)})" if told else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Saved:
     """The server's, which were given with the command."""
     external: bool = False
     """Of a server that ran already."""
+    other_build: bool = False
+    """With other versions than those that count (``Results``)."""
 
     @property
     def void(self) -> list[str]:
@@ -61,6 +63,11 @@ class Saved:
     def made_by(self) -> tuple[Any, dict[str, str], bool]:
         """What made it: versions, of Python and whether the message path was compiled among them; settings; a server of whom."""
         return self.machine.get("versions"), self.settings, self.external
+
+    @property
+    def plain(self) -> bool:
+        """Of a server that was started here, without settings of the user."""
+        return not self.external and not self.settings
 
     @property
     def key(self) -> str:
@@ -125,7 +132,7 @@ class Results:
     def __init__(self, saved: Sequence[Saved], failed: Sequence[str] = (), unlike: int = 0) -> None:
         self.failed = failed
         self.unlike = unlike
-        self.all = [one for one in saved if same_machine(one.machine, saved[-1].machine)]
+        self.all = _marked([one for one in saved if same_machine(one.machine, saved[-1].machine)])
         self.left_out = len(saved) - len(self.all)
         newest: dict[str, Saved] = {}
         for one in self.all:
@@ -134,10 +141,9 @@ class Results:
         self.chosen = sorted(newest.values(), key=lambda one: one.time)
 
     def alike(self) -> Results:
-        """Those whose figures may be held against the goals: of a server that was started here, without settings of the user,
-        and with the versions of the newest such; in ``unlike``, how many of the others are left out."""
-        plain = [one for one in self.all if not one.external and not one.settings]
-        found = [one for one in plain if one.made_by == plain[-1].made_by]
+        """Those whose figures may be held against the goals: plain, and with the versions of the newest such; in ``unlike``, how
+        many of the others are left out."""
+        found = [one for one in self.all if one.plain and not one.other_build]
         return Results(found, self.failed, len(self.all) - len(found))
 
     def of(self, scenario: str, server: str | None = None, **parameters: Any) -> list[Saved]:
@@ -171,6 +177,13 @@ class Results:
                 if server["server"] == peer and one.baseline == "chatd" and one.standard:
                     return {"keep_void": bool(one.parameters.get("keep_void")), **server}
         return None
+
+
+def _marked(saved: Sequence[Saved]) -> list[Saved]:
+    """With it said of each whether it has other versions than the newest one that is plain."""
+    newest = max(saved, key=lambda one: (one.plain, one.time), default=None)
+    known = newest.machine.get("versions") if newest else None
+    return [replace(one, other_build=one.machine.get("versions") != known) for one in saved]
 
 
 def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
