@@ -11,18 +11,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from chatd_bench import outage_command
-from chatd_bench.command_line import common_of, make_parser, wrong
+from chatd_bench.command_check import writable, wrong
+from chatd_bench.command_line import common_of, make_parser
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
-from chatd_bench.machine import describe
+from chatd_bench.machine import describe, given_settings
 from chatd_bench.report import RESULTS, render, save
 from chatd_bench.scenarios.flow import run_dm, run_group, run_mix
 from chatd_bench.scenarios.idle import run_idle
 from chatd_bench.scenarios.slow import run_slow
-from chatd_bench.scenarios.stage import Options, Result
+from chatd_bench.scenarios.stage import WINDOW, Options, Result
 from chatd_bench.scenarios.storm import run_storm
 from chatd_bench.servers.registry import make_server, server_names
 
@@ -37,6 +39,8 @@ def main(arguments: list[str]) -> int:
         parser.error(fault)
     raise_file_limit()
     try:
+        for directory in _places(options):
+            writable(directory)
         if options.scenario == "suite":
             return _run_suite(options)
         if options.scenario in _ALONE:
@@ -53,12 +57,26 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _places(options: argparse.Namespace) -> Iterator[Path]:
+    """Where something will be written: found out before the run, and not after it."""
+    if options.scenario == "suite":
+        yield _suite_place(options)
+    elif options.scenario == "report":
+        yield options.to
+    elif options.save:
+        yield options.results
+
+
+def _suite_place(options: argparse.Namespace) -> Path:
+    place: Path = options.results or RESULTS / options.of
+    return place
+
+
 def _run_suite(options: argparse.Namespace) -> int:
     from chatd_bench.suite import Suite, run_suite
 
     chosen = {key: getattr(options, key) for key in ("seconds", "rounds", "tries", "peers", "keep_void", "resume")}
-    directory = options.results or RESULTS / options.of
-    return run_suite(Suite(options.of, directory, only=options.only or (), **chosen), main)
+    return run_suite(Suite(options.of, _suite_place(options), only=options.only or (), **chosen), main)
 
 
 # --- scenarios that are of chatd alone ------------------------------------------------------------
@@ -97,12 +115,13 @@ def _run_limits(options: argparse.Namespace) -> None:
 
 
 def _run_compare(options: argparse.Namespace) -> None:
-    """Rounds of ``dm`` or ``group`` on several servers; or of one after the other."""
-    from chatd_bench.compare import Match, compare, compare_rows, install_all
+    """Rounds of ``dm`` or ``group`` on several servers; or of one after the other. Raises RunFailed for who never ran well."""
+    from chatd_bench.compare import Match, compare, compare_rows, install_all, never_well
 
     peers = tuple(options.peers or (name for name in server_names() if name != options.baseline))
     match, absent = install_all(Match(options.baseline, peers, options.rounds, options.tries, options.seed, options.keep_void))
-    loop = {key: getattr(options, key) for key in ("generators", "window", "warmup", "seconds", "body_bytes", "seed")}
+    loop = {key: getattr(options, key) for key in ("generators", "warmup", "seconds", "body_bytes", "seed")}
+    loop["window"], failed = options.window or WINDOW, list[str]()
     for scenario in ("dm", "group") if options.of == "both" else (options.of,):
         keys = ("connections",) if scenario == "dm" else ("members", "senders")
         sizes = {key: getattr(options, key) for key in keys}
@@ -118,6 +137,9 @@ def _run_compare(options: argparse.Namespace) -> None:
         print("\n".join(compare_rows(match, result, absent)), end="\n\n", flush=True)
         compared = {"scenario": "compare", "server": scenario, "baseline": match.baseline, "absent": absent}
         _save(options, {**compared, "parameters": parameters, "result": result})
+        failed += [f"{scenario} on {name}" for name in never_well(result)]
+    if failed:
+        raise RunFailed(f"every run of {', '.join(failed)} has failed")
 
 
 def _run_outage(options: argparse.Namespace) -> None:
@@ -168,10 +190,14 @@ def _show_plainly(
 
 
 def _save(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Where it is asked for; with the time, the machine, and the step of a suite that it is."""
+    """Where it is asked for; with the time, the machine, the settings that were given, and the step of a suite that it is.
+
+    ``external``: of a server that ran already, whose version, build and settings nobody knows.
+    """
     if options.save:
-        step = {"step": options.step} if getattr(options, "step", None) else {}
-        whole = {**report, **step, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "machine": describe()}
+        more: dict[str, Any] = {"step": options.step} if getattr(options, "step", None) else {}
+        more |= {"external": True} if getattr(options, "url", None) else {"settings": given_settings()}
+        whole = {**report, **more, "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "machine": describe()}
         print(f"saved in {save(whole, options.results)}")
 
 
@@ -221,7 +247,7 @@ def _quick_runs(common: Options) -> Iterator[Run]:
     pairs = 10 * common.generators
     yield "dm", {"connections": pairs}, lambda to: run_dm(to, pairs)
     yield "group", {"members": 20, "senders": 5}, lambda to: run_group(to, 20, 5)
-    if common.running is None or common.running.main_pids:
+    if common.running is None:  # one that runs already has a heartbeat of its own, which is not due so soon
         yield "idle", {"steps": [20, 60], "hold": 1.0}, lambda to: run_idle(to, [20, 60], 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The command line: its scenarios and their options, and what of them cannot be run."""
+"""The command line: its scenarios and their options, and what all scenarios are told of them (``common_of``)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 
 from chatd_bench import outage_command
 from chatd_bench.dialects.registry import dialect_names
-from chatd_bench.outage_command import positive
+from chatd_bench.quantities import above_zero, counted, not_negative, positive
 from chatd_bench.report import RESULTS
 from chatd_bench.scenarios.flow import MIX_RATE
-from chatd_bench.scenarios.stage import Options
+from chatd_bench.scenarios.stage import BODY_BYTES, WINDOW, Options
 from chatd_bench.servers.chatd import AUDIENCE, ISSUER, running_server
-from chatd_bench.servers.registry import make_server, server_names
+from chatd_bench.servers.registry import server_names
 
-MAX_USERS = 1001
-"""Names that one ``create`` can hold, and its owner."""
 STORM_RATE = 1000.0
 SLOW_RATE = 500.0
 SLOW_BODY_BYTES = 1000
@@ -60,12 +58,12 @@ def _add_flows(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     storm = _command(scenarios, "storm", parents, "all reconnect at once, while others write by a plan")
     _add(storm, "--connections", 5000, "N", "who come back")
     _add(storm, "--others", 200, "N", "who write meanwhile, in pairs")
-    storm.add_argument("--during", type=float, default=10.0, metavar="S", help="what counts as the storm (%(default)s)")
+    storm.add_argument("--during", type=above_zero, default=10.0, metavar="S", help="what counts as the storm (%(default)s)")
     slow = _command(scenarios, "slow", parents, "a group some of whose members stop reading in the second half", "By a plan.")
     _add(slow, "--members", 100, "M", "of the group")
     _add(slow, "--senders", 10, "K", "members who write")
     _add(slow, "--slow", 1, "K", "members who read slowly, and do not write")
-    slow.add_argument("--bytes-per-second", type=int, default=0, metavar="B", help="that these read (0: nothing)")
+    slow.add_argument("--bytes-per-second", type=counted, default=0, metavar="B", help="that these read (0: nothing)")
 
 
 def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
@@ -77,7 +75,7 @@ def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     catchup = _command(scenarios, "catchup", parents, "what one has missed, all at once")
     _add(catchup, "--missed", 10_000, "N", "messages")
     _add(catchup, "--repeats", 5, "N", "logins that get all of them")
-    catchup.add_argument("--stored", type=int, default=0, metavar="N", help="messages in the store before (%(default)s)")
+    catchup.add_argument("--stored", type=counted, default=0, metavar="N", help="messages in the store before (%(default)s)")
     _add(catchup, "--users", 10_000, "N", "who have written those")
     history = _command(scenarios, "history", parents, "pages of history, with few messages stored and with many",
                        "The stores are made first, at about 20,000 messages a second.")  # fmt: skip
@@ -92,12 +90,12 @@ def _add_alone(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     presence = _command(scenarios, "presence", [saved], "what it costs chatd to tell who is there")
     _add(presence, "--users", 10_000, "N", "who are online")
     _add(presence, "--watch", 50, "W", "whom each watches")
-    presence.add_argument("--away-minutes", type=float, default=10.0, metavar="M", help="between two changes (%(default)s)")
-    presence.add_argument("--seconds", type=float, default=60.0, metavar="S", help="what is measured (%(default)s)")
-    presence.add_argument("--warmup", type=float, default=30.0, metavar="S", help="what comes before it (%(default)s)")
+    presence.add_argument("--away-minutes", type=above_zero, default=10.0, metavar="M", help="between two changes (%(default)s)")
+    presence.add_argument("--seconds", type=above_zero, default=60.0, metavar="S", help="what is measured (%(default)s)")
+    presence.add_argument("--warmup", type=not_negative, default=30.0, metavar="S", help="what comes before it (%(default)s)")
     _add(presence, "--generators", 1, "N", "generator processes")
     limits = _command(scenarios, "limits", [saved], "rate limits of chatd: a check's cost, and how well nodes share one")
-    limits.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each measurement (%(default)s)")
+    limits.add_argument("--seconds", type=above_zero, default=5.0, metavar="S", help="for each measurement (%(default)s)")
     _add(limits, "--nodes", 4, "N", "that share a limit")
     search = _command(scenarios, "search", [saved], "searching and completing in a long history of chatd, made first")
     _add(search, "--users", 100_000, "N", "in the store")
@@ -124,7 +122,7 @@ def _add_compare(scenarios: Any, saved: argparse.ArgumentParser) -> None:
     _add(compare, "--tries", 2, "N", "of a run that is void, within its round")
     _add(compare, "--generators", 1, "N", "generator processes")
     compare.add_argument("--keep-void", action="store_true", help="let void runs count, on a machine that is never quiet")
-    compare.set_defaults(body_bytes=120)
+    compare.set_defaults(body_bytes=BODY_BYTES)
 
 
 def _add_many(scenarios: Any) -> None:
@@ -137,7 +135,7 @@ def _add_many(scenarios: Any) -> None:
     suite = _command(scenarios, "suite", (), "many runs, and their report: make bench and make bench-peers", steps)
     which = "short: chatd and the anchors; all: every scenario but search and outage, and every server"
     suite.add_argument("of", choices=SUITES, help=which)
-    suite.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
+    suite.add_argument("--seconds", type=above_zero, default=10.0, metavar="S", help="what is measured of each run (%(default)s)")
     _add(suite, "--rounds", 5, "N", "of comparisons")
     _add(suite, "--tries", 2, "N", "of a run that is void")
     suite.add_argument("--peers", type=_server_list, metavar="NAME,NAME,...", help="who is compared (all)")
@@ -174,7 +172,7 @@ def _common_options() -> argparse.ArgumentParser:
     common.add_argument("--key-file", type=Path, help="with --url: private Ed25519 key (PEM) of an issuer it trusts")
     common.add_argument("--issuer", default=ISSUER, help="with --url: that issuer's name (%(default)s)")
     common.add_argument("--audience", default=AUDIENCE, help="with --url: its audience (%(default)s)")
-    common.add_argument("--pid", type=int, help="with --url: the server's process, for its CPU time and memory")
+    common.add_argument("--pid", type=positive, help="with --url: the server's process, for its CPU time and memory")
     _add(common, "--generators", 1, "N", "generator processes")
     return parser
 
@@ -182,13 +180,13 @@ def _common_options() -> argparse.ArgumentParser:
 def _timed_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     timed = parser.add_argument_group("how it is loaded")
-    timed.add_argument("--open-loop", type=float, metavar="RATE", help="messages a second, by a plan (else a closed loop)")
+    timed.add_argument("--open-loop", type=above_zero, metavar="RATE", help="messages a second, by a plan (else a closed loop)")
     timed.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson", help="of the plan (%(default)s)")
     timed.add_argument("--seed", default="1", help="of the plan (%(default)s)")
     timed.add_argument("--closed-loop", action="store_true", help="where a plan is the default: saturation instead")
-    _add(timed, "--window", 5, "W", "closed loop: sends in flight, of each sender")
-    timed.add_argument("--seconds", type=float, default=10.0, metavar="S", help="what is measured (%(default)s)")
-    timed.add_argument("--warmup", type=float, default=3.0, metavar="S", help="what comes before it (%(default)s)")
+    timed.add_argument("--window", type=positive, metavar="W", help=f"closed loop: sends in flight, of each sender ({WINDOW})")
+    timed.add_argument("--seconds", type=above_zero, default=10.0, metavar="S", help="what is measured (%(default)s)")
+    timed.add_argument("--warmup", type=not_negative, default=3.0, metavar="S", help="what comes before it (%(default)s)")
     timed.add_argument("--body-bytes", type=positive, metavar="B", help="of each message (120; slow: 1000)")
     return parser
 
@@ -217,58 +215,25 @@ def _server_list(text: str) -> str:
 def _steps(text: str) -> list[int]:
     steps = [positive(word) for word in text.split(",")]
     if steps != sorted(set(steps)):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"invalid value {text}: must be different numbers, the least first")
     return steps
 
 
-def wrong(options: argparse.Namespace) -> str | None:
-    """What argparse cannot see."""
-    if options.scenario == "limits":
-        return None
-    if options.scenario == "presence":
-        least = options.generators * (options.watch + 1)
-        return None if options.users >= least else f"--users {options.users}: a group for each generator takes {least}"
-    if options.scenario == "search":
-        least = options.searchers
-        return None if options.requests >= least else f"--requests {options.requests}: at least one for each searcher, {least}"
-    if options.scenario == "outage":
-        return outage_command.wrong(options)
-    if options.scenario in ("compare", "report", "suite"):
-        return None
-    if options.url and options.key_file is None:
-        return "--url needs --key-file: users sign in with tokens of an issuer that the server trusts"
-    dialect, understood = _dialect_of(options), make_server(options.server).dialects
-    if dialect is not None and dialect not in understood:
-        return f"{dialect}: {options.server} understands {', '.join(understood)}"
-    return _wrong_size(options)
-
-
-def _wrong_size(options: argparse.Namespace) -> str | None:
-    scenario = _loaded_by(options)
-    pairs = {"dm": "connections", "storm": "others"}.get(scenario)
-    if pairs is not None:
-        count = getattr(options, pairs)
-        if count % 2 or count // 2 < options.generators:
-            return f"--{pairs} {count}: must be even, and at least a pair for each generator"
-    if scenario in ("group", "slow"):
-        if not 2 * options.generators <= options.members <= MAX_USERS:
-            return f"--members {options.members}: must be from 2 for each generator to {MAX_USERS}"
-        if options.senders + getattr(options, "slow", 0) > options.members:
-            return f"--senders {options.senders}: more than there are members"
-    if hasattr(options, "body_bytes"):
-        return common_of(options, running=False).wrong()
-    return None
-
-
-def _loaded_by(options: argparse.Namespace) -> str:
+def loaded_by(options: argparse.Namespace) -> str:
     """The scenario; of a profile, the one that is looked at."""
     return str(options.of if options.scenario == "profile" else options.scenario)
 
 
-def _dialect_of(options: argparse.Namespace) -> str | None:
+def dialect_of(options: argparse.Namespace) -> str | None:
     """None: the server's first one."""
     named: str | None = options.dialect
     return named or (f"chatd-{options.encoding}" if options.encoding else None)
+
+
+def rate_of(options: argparse.Namespace) -> float | None:
+    """Of the plan; None: a closed loop."""
+    standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(loaded_by(options))
+    return None if options.closed_loop else options.open_loop or standard
 
 
 def common_of(options: argparse.Namespace, running: bool = True) -> Options:
@@ -277,15 +242,14 @@ def common_of(options: argparse.Namespace, running: bool = True) -> Options:
     if options.url and running:
         target = running_server(options.url, options.key_file, options.issuer, options.audience, options.pid)
     chosen: dict[str, Any] = {
-        "server": options.server, "dialect": _dialect_of(options), "nodes": options.nodes, "generators": options.generators,
+        "server": options.server, "dialect": dialect_of(options), "nodes": options.nodes, "generators": options.generators,
         "running": target,
     }  # fmt: skip
     if hasattr(options, "open_loop"):
-        standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(_loaded_by(options))
         chosen |= {
-            "rate": None if options.closed_loop else options.open_loop or standard, "arrivals": options.arrivals,
-            "seed": options.seed, "window": options.window, "seconds": options.seconds, "warmup": options.warmup,
-            "body_bytes": options.body_bytes or (SLOW_BODY_BYTES if options.scenario == "slow" else 120),
+            "rate": rate_of(options), "arrivals": options.arrivals, "seed": options.seed,
+            "window": options.window or WINDOW, "seconds": options.seconds, "warmup": options.warmup,
+            "body_bytes": options.body_bytes or (SLOW_BODY_BYTES if options.scenario == "slow" else BODY_BYTES),
         }  # fmt: skip
     if options.scenario == "quick":
         chosen["settings"] = {"CHATD_SERVER_HEARTBEAT_MS": QUICK_HEARTBEAT_MS}

@@ -84,6 +84,15 @@ def _tried(tries: int, number: int, name: str, measure: Measure) -> list[Result]
     return runs
 
 
+def never_well(result: Result) -> list[str]:
+    """Servers each of whose runs has failed."""
+    runs = result["runs"]
+    return [
+        name for name in (server["server"] for server in result["servers"])
+        if all("failed" in run for run in runs if run["server"] == name)
+    ]  # fmt: skip
+
+
 def summary(name: str, match: Match, runs: Sequence[Result]) -> Result:
     """One server's figures over all rounds, and those of the baseline divided by its own."""
     own = [run for run in runs if run["server"] == name]

@@ -109,6 +109,12 @@ def describe() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def given_settings() -> dict[str, str]:
+    """The server's, which the person at the keyboard has set: they win, and make another result."""
+    named = (name for name in os.environ if name.startswith("CHATD_") and not name.startswith("CHATD_BENCH_"))
+    return {name: os.environ[name] for name in sorted(named)}
+
+
 def versions_of(packages: Sequence[str]) -> dict[str, str]:
     """Of this Python, and of these packages in its environment."""
     versions = {"python": f"{platform.python_version()}, {_build()}"}

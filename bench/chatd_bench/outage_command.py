@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chatd_bench.cluster import KINDS
 from chatd_bench.outage import HEAL_SECONDS
 from chatd_bench.outage_run import Outage, run_outage
+from chatd_bench.quantities import above_zero, not_negative, positive
 from chatd_bench.report import RESULTS, latencies
 from chatd_bench.scenarios.stage import Result
 from chatd_bench.wire import MAX_BODY_BYTES, MIN_BODY_BYTES
@@ -23,14 +24,6 @@ Rows = list[tuple[str, str]]
 Show = Callable[[argparse.Namespace, dict[str, Any], Rows, Result], None]
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on. Raises ValueError."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
 def add_parser(parsers: Parsers) -> None:
     """Its options."""
     what = "two nodes of chatd lose Redis for a while, under load, and get it back"
@@ -41,12 +34,12 @@ def add_parser(parsers: Parsers) -> None:
     outage.add_argument("--rate", type=positive, default=300, metavar="R", help="messages a second, in all (%(default)s)")
     outage.add_argument("--body-bytes", type=positive, default=120, metavar="B", help="(%(default)s)")
     outage.add_argument("--how", choices=KINDS, action="append", help="killed, or silent; default: one after the other")
-    outage.add_argument("--away", type=float, default=10.0, metavar="S", help="without Redis (%(default)s)")
-    outage.add_argument("--warmup", type=float, default=20.0, metavar="S", help="what comes first (%(default)s)")
-    outage.add_argument("--control", type=float, default=55.0, metavar="S", help="without an outage, to compare (%(default)s)")
-    outage.add_argument("--settle", type=float, default=10.0, metavar="S", help="after the healing (%(default)s)")
-    outage.add_argument("--renew", type=float, default=30.0, metavar="S", help="presence.renew_seconds (%(default)s)")
-    outage.add_argument("--memory-mib", type=float, default=4.0, metavar="MIB", help="taken for noise (%(default)s)")
+    outage.add_argument("--away", type=above_zero, default=10.0, metavar="S", help="without Redis (%(default)s)")
+    outage.add_argument("--warmup", type=not_negative, default=20.0, metavar="S", help="what comes first (%(default)s)")
+    outage.add_argument("--control", type=above_zero, default=55.0, metavar="S", help="without an outage before (%(default)s)")
+    outage.add_argument("--settle", type=above_zero, default=10.0, metavar="S", help="after the healing (%(default)s)")
+    outage.add_argument("--renew", type=above_zero, default=30.0, metavar="S", help="presence.renew_seconds (%(default)s)")
+    outage.add_argument("--memory-mib", type=not_negative, default=4.0, metavar="MIB", help="taken for noise (%(default)s)")
     outage.add_argument("--generators", type=positive, default=1, metavar="N", help="generator processes (1)")
     outage.add_argument("--save", action="store_true", help="keep the result as JSON")
     outage.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where (%(default)s)")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chatd_bench.compare import RATE
 from chatd_bench.faults import RunFailed
-from chatd_bench.machine import describe
+from chatd_bench.machine import describe, given_settings
 from chatd_bench.reporting.markdown import write_report
 from chatd_bench.reporting.plots import begin_to_draw
 from chatd_bench.reporting.results import Results, Saved, read, same_machine
@@ -134,13 +134,15 @@ def _tell(what: str) -> None:
 
 
 def _done(words: str, directory: Path) -> str | None:
-    """The file of a result that this step has left, and that counts: of this machine and commit, with no file changed since."""
+    """The file of a result that this step has left, and that counts: of this machine and commit, with no file changed since,
+    with the server settings that are given now, and of this Python and its packages, the message path compiled or not."""
     here = describe()
     if here["commit"] == "unknown" or here["commit"].endswith("-dirty"):
         _tell(f"made again: of commit {here['commit']} nobody can say what source it is")
         return None
     for one in reversed(_saved(directory)):
-        if one.step == words and one.commit == here["commit"] and same_machine(one.machine, here) and _counts(one):
+        made = one.step == words and one.commit == here["commit"] and same_machine(one.machine, here)
+        if made and one.made_by == (here.get("versions"), given_settings(), False) and _counts(one):
             return one.file
     return None
 
@@ -166,6 +168,8 @@ def _tried(step: Step, suite: Suite, run: Callable[[list[str]], int]) -> int:
         except RunFailed as fault:
             _tell(f"FAILED: {fault}")
             return 1
+        except SystemExit as end:  # a command line that is refused, and that argparse has told of
+            return int(end.code or 2)
         except Exception:  # noqa: BLE001 - a mistake in one step is shown, and does not cost the others' hours
             traceback.print_exc()
             return 1
@@ -179,7 +183,7 @@ def _settled(step: Step, directory: Path) -> list[str]:
     if HALF not in step:
         return list(step)
     saved = _saved(directory)
-    best = Results(saved).best("dm", nodes=1) if saved else None
+    best = Results([one for one in saved if one.made_by == saved[-1].made_by]).best("dm", nodes=1) if saved else None
     if best is None:
         raise RunFailed("half of saturation is not known: dm in a closed loop has no result")
     return [f"{best.result['acked_per_s'] / 2:.0f}" if word == HALF else word for word in step]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatd_bench.compare import PER_CPU, RATE, Match, compare, compare_rows, spread
+from chatd_bench.compare import PER_CPU, RATE, Match, compare, compare_rows, never_well, spread
 from chatd_bench.faults import RunFailed
 
 FOREIGN = "others used 50% of a core meanwhile"
@@ -96,6 +96,15 @@ def test_who_fails_has_no_ratio_and_the_others_go_on():
     assert servers["prosody"]["failed"] == ["a message was lost"]
     assert servers["socketio"][f"{RATE}_ratio"]["median"] == 2.0
     assert any(line.startswith("prosody: 2 runs left out: it failed") for line in compare_rows(match, result, {}))
+
+
+def test_a_server_each_of_whose_runs_has_failed_is_named():
+    """One good run is enough, and a void one is none that failed."""
+    failure = RunFailed("a message was lost")
+    void = run(5.0, [FOREIGN])
+    rates = {"chatd": [run(10.0)] * 2, "prosody": [failure] * 2, "socketio": [failure, run(5.0)], "ejabberd": [void] * 2}
+    result, _, _ = compared(Match("chatd", ("prosody", "socketio", "ejabberd"), 2, tries=1), rates)
+    assert never_well(result) == ["prosody"]
 
 
 def test_the_interval_holds_the_median_and_narrows_with_agreement():

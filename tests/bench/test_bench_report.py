@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from chatd_bench.cli import main
 from chatd_bench.faults import RunFailed
+from chatd_bench.report import render
 from chatd_bench.reporting.goals import AIM, LEAST, NONE, NOT, VOID, goals
 from chatd_bench.reporting.markdown import write_report
 from chatd_bench.reporting.results import Results, read
@@ -34,17 +35,17 @@ def flow(rate, p99=10.0, void=(), per_cpu=None):
 @pytest.fixture
 def put(tmp_path):
     """Saves a result; the later ones are the newer."""
-    made = []
+    saved = []
 
-    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", absent=None, **parameters):
-        made.append(scenario)
+    def save(scenario, result, server="chatd", machine=MACHINE, baseline="", absent=None, made=None, **parameters):
+        saved.append(scenario)
         report = {
-            "scenario": scenario, "server": server, "time": f"2026-01-01T00:00:{len(made):02d}Z", "baseline": baseline,
-            "absent": absent,
+            "scenario": scenario, "server": server, "time": f"2026-01-01T00:00:{len(saved):02d}Z", "baseline": baseline,
+            "absent": absent, **(made or {}),
             "dialect": "chatd-cbor", "result": result, "machine": machine,
             "parameters": {"nodes": 1, "seconds": 10.0, **parameters},
         }  # fmt: skip
-        (tmp_path / f"{len(made):02d}.json").write_text(json.dumps(report))
+        (tmp_path / f"{len(saved):02d}.json").write_text(json.dumps(report))
         return tmp_path
 
     return save
@@ -225,7 +226,16 @@ def test_everything_is_told_and_drawn(put, tmp_path, capsys):
     assert NONE in text
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"scenario": "dm"}'])
+def broken(**parts):
+    """A saved result of ``dm`` with some of its parts spoilt."""
+    whole = {"scenario": "dm", "time": "2026-01-01T00:00:00Z", "parameters": {"nodes": 1}, "result": flow(1.0)}
+    return json.dumps({**whole, "machine": MACHINE, **parts})
+
+
+BROKEN = ["{", "[]", '{"scenario": "dm"}', broken(machine="x"), broken(machine={}), broken(result={}), broken(parameters=[])]
+
+
+@pytest.mark.parametrize("content", [*BROKEN, broken(scenario="idle"), broken(scenario=[])])
 def test_what_is_no_result_is_told(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(RunFailed, match=r"a\.json: no result"):
@@ -244,3 +254,62 @@ def test_a_mix_that_was_refused_is_not_reached_and_what_was_held_of_it_is_told(p
     assert goal.verdict == NOT
     assert goal.measured == "not all was taken (see what failed); at 2,894/s p99 40.0 ms; at 5,787/s p99 90.0 ms"
     assert verdicts(directory)[goal.what].verdict == NONE
+
+
+SATURATED = "1:1 stored, acked, delivered, saturated"
+
+
+@pytest.mark.parametrize(
+    ("machine", "made", "told"),
+    [
+        ({}, {"settings": {"CHATD_LOG_LEVEL": "debug"}}, "(CHATD_LOG_LEVEL=debug)"),
+        ({}, {"external": True}, "(it ran already)"),
+        ({"versions": {"python": "3, message path as Python"}}, {}, "`dm` chatd (other versions)"),
+    ],
+)
+def test_what_was_made_otherwise_is_shown_and_reaches_nothing(put, machine, made, told):
+    """It does not take the place of a result of the same parameters, nor has it a part in a goal."""
+    put("dm", flow(90_000.0), connections=200, machine={**MACHINE, **machine}, made=made)
+    directory = put("dm", flow(31_000.0), connections=200)
+    goal = verdicts(directory)[SATURATED]
+    assert (goal.verdict, goal.measured) == (LEAST, "31,000/s over 200 connections")
+    write_report([directory], directory)
+    text = (directory / "report.md").read_text()
+    assert "- 1 results have no part in this table" in text
+    assert "90,000" in text
+    assert told in text
+
+
+def test_where_all_was_made_otherwise_nothing_is_reached(put):
+    directory = put("dm", flow(90_000.0), connections=200, made={"external": True})
+    assert verdicts(directory)[SATURATED].verdict == NONE
+
+
+@pytest.mark.parametrize("parameters", [{"window": 50, "body_bytes": 120}, {"window": 5, "body_bytes": 1000}])
+def test_only_the_standard_window_and_body_reach_a_goal(put, parameters):
+    put("dm", flow(90_000.0), connections=200, **parameters)
+    directory = put("dm", flow(31_000.0), connections=200, window=5, body_bytes=120)
+    assert verdicts(directory)[SATURATED].measured == "31,000/s over 200 connections"
+    write_report([directory], directory)
+    text = (directory / "report.md").read_text()
+    assert ("body bytes 1000" in text) is (parameters["body_bytes"] == 1000)
+    assert ("window 50" in text) is (parameters["window"] == 50)
+
+
+@pytest.mark.parametrize(("beats", "verdict"), [(49_999, NONE), (50_000, LEAST)])
+def test_idle_connections_count_where_each_had_a_heartbeat(put, beats, verdict):
+    steps = [{"connections": 50_000, "rss_kib": 1, "pss_kib": 1, "share_of_core": 0.1}]
+    result = {"steps": steps, "void": [], "cpu": CPU, "checks": {"connections": 50_000, "heartbeats_answered": beats}}
+    goal = verdicts(put("idle", result, nodes=4))["50,000 idle connections with heartbeats, 4 processes"]
+    assert goal.verdict == verdict
+    assert ("49,999 heartbeats only" in goal.measured) is (verdict == NONE)
+
+
+@pytest.mark.parametrize(("server", "row", "cells"), [("chatd", "stored", "| 7 |  |"), ("socketio", "acknowledged", "|  | 7 |")])
+def test_only_who_keeps_history_has_stored(put, server, row, cells):
+    directory = put("dm", flow(7.0), server=server, connections=200)
+    write_report([directory], directory)
+    assert cells in (directory / "report.md").read_text()
+    lines = render({"scenario": "dm", "server": server, "parameters": {}, "result": flow(7.0)}).splitlines()
+    assert sum(line.startswith(("stored", "acknowledged")) for line in lines) == 1
+    assert any(line.startswith(row) for line in lines)

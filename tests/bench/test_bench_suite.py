@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 from chatd_bench.cli import main
-from chatd_bench.command_line import make_parser, wrong
+from chatd_bench.command_check import wrong
+from chatd_bench.command_line import make_parser
 from chatd_bench.suite import HALF, Suite, run_suite
 
 from tests.bench.test_bench_report import MACHINE, compared, flow
@@ -105,6 +106,32 @@ def test_what_is_done_is_not_made_again(tmp_path, monkeypatch, capsys, machine, 
     assert ("done already" in capsys.readouterr().err) is not again
     run_suite(suite, recorder(third))
     assert third == first
+
+
+@pytest.mark.parametrize("other", ["versions", "settings"])
+def test_what_was_made_otherwise_is_made_again(tmp_path, monkeypatch, other):
+    """Of this very source, but with other server settings, or with a Python or message path that is another."""
+    machine = {**MACHINE, **({"versions": {"python": "3, compiled"}} if other == "versions" else {})}
+    monkeypatch.setattr("chatd_bench.suite.describe", lambda: machine)
+    monkeypatch.setenv(*(("CHATD_LOG_LEVEL", "debug") if other == "settings" else ("CHATD_BENCH_PEERS", "all")))
+    suite = Suite("short", tmp_path, only=("mix",), tries=1, resume=True)
+    first, second = [], []
+    run_suite(suite, recorder(first))
+    run_suite(suite, recorder(second))
+    assert first == second
+
+
+def test_a_step_that_is_refused_does_not_end_the_others(tmp_path):
+    """As a command line is by argparse."""
+    recorded = recorder([])
+
+    def run(arguments):
+        if arguments[0] == "idle":
+            raise SystemExit(2)
+        return recorded(arguments)
+
+    assert run_suite(Suite("short", tmp_path, only=("mix", "idle")), run) == 1
+    assert "- `idle`" in (tmp_path / "report.md").read_text()
 
 
 def test_a_comparison_without_a_ratio_is_made_again(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from chatd_bench.compare import PER_CPU, RATE
 from chatd_bench.reporting.goals import VOID, Goal, goals
 from chatd_bench.reporting.plots import draw_all
 from chatd_bench.reporting.results import Results, Saved, read
+from chatd_bench.scenarios.stage import BODY_BYTES
+from chatd_bench.servers.registry import keeps_history
 
 NAME = "report.md"
 PROFILED = 15
@@ -21,6 +23,7 @@ TITLES = {
     "memory.png": "Server processes only; what the kernel keeps for sockets is not in it.",
     "growth.png": "How the cost grows.",
 }
+UNLIKE = "with settings (`CHATD_...`) that were given, of a server that ran already, or with other versions than the newest one's"
 Section = Iterator[str]
 
 
@@ -31,7 +34,7 @@ def write_report(paths: Sequence[Path], directory: Path, failed: Sequence[str] =
     """
     results = Results(read(paths), failed)
     directory.mkdir(parents=True, exist_ok=True)
-    plots = draw_all(results, directory)
+    plots = draw_all(results.alike(), directory)
     path = directory / NAME
     path.write_text(report(results, plots))
     return path
@@ -48,7 +51,7 @@ def report(results: Results, plots: Sequence[str]) -> str:
         lines += part(results)
         lines += [line for name in pictures if name in plots for line in _picture(name)]
     if results.failed:
-        lines += ["## What failed, and has no result", "", *(f"- `{words}`" for words in results.failed)]
+        lines += ["## What failed", "", *(f"- `{words}`" for words in results.failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -82,12 +85,14 @@ def _machine(results: Results) -> Section:
 
 
 def _goals(results: Results) -> Section:
-    found = goals(results)
+    found, unlike = goals(results), results.alike().unlike
     yield "## What is to be reached"
     yield from _table(("what", "at least", "aim for", "measured", ""), [_goal_row(goal) for goal in found])
     for goal in found:
         if goal.verdict == VOID:
             yield f"- {goal.what}: void: {'; '.join(goal.void)}"
+    if unlike:
+        yield f"- {unlike} results have no part in this table or the plots: {UNLIKE}."
     yield ""
 
 
@@ -102,7 +107,7 @@ def _comparisons(results: Results) -> Section:
     for one in shown:
         told = {name: value for name, value in one.parameters.items() if name not in (*UNTOLD, "of")}
         yield ""
-        yield f"`{one.of}`: {_given(told)}"
+        yield f"`{one.of}`: {_given(told)}{_apart(one)}"
         head = (
             "server", "version", "deliveries/s", "per CPU-second", "p50 ms", "p99 ms", f"{one.baseline} / it, keeps history",
             f"{one.baseline} / it, keeps none", "the same per CPU-second", "rounds",
@@ -149,7 +154,7 @@ def _memory(results: Results) -> Section:
     for run in runs:
         for step in run.result["steps"]:
             slope = step.get("rss_kib_per_connection")
-            cells = (f"{run.server}, {run.parameters['nodes']} processes", f"{step['connections']:,}", f"{step['rss_kib']:,}")
+            cells = (f"{_whose(run)}, {run.parameters['nodes']} processes", f"{step['connections']:,}", f"{step['rss_kib']:,}")
             rows.append((*cells, f"{step['pss_kib']:,}", _number(slope, 2), f"{step['share_of_core']:.1%}"))
     head = ("server", "connections", "RSS KiB", "PSS KiB", "RSS KiB per connection, since the step before", "of a core")
     yield from _table(head, rows, right=(1, 2, 3, 4, 5))
@@ -158,7 +163,7 @@ def _memory(results: Results) -> Section:
 def _profiles(results: Results) -> Section:
     for one in results.of("profile"):
         result = one.result
-        yield f"## Where the CPU time of `{one.parameters['of']}` goes ({one.server})"
+        yield f"## Where the CPU time of `{one.parameters['of']}` goes ({_whose(one)})"
         yield ""
         yield f"{_given({name: value for name, value in one.parameters.items() if name not in (*UNTOLD, 'of')})}."
         yield f"{result['us_per_message']:.1f} us of CPU for each message, {result['us_per_delivery']:.2f} for each delivery;"
@@ -174,22 +179,24 @@ def _profiles(results: Results) -> Section:
 def _others(results: Results) -> Section:
     """Costs that have no line in the first table."""
     lines = [
-        f"- presence, {_given(one.parameters)}: {one.result['share']:.2%} of one core" for one in results.of("presence")
+        f"- presence, {_given(one.parameters)}{_apart(one)}: {one.result['share']:.2%} of one core"
+        for one in results.of("presence")
     ]
     for one in results.of("limits"):
         checks, redis = one.result["in_process"], one.result["through_redis"]
         each = f"{checks['cpu_us_per_check']:.2f} us of CPU for a check in the process"
-        lines.append(f"- rate limits: {each}; through Redis p99 {redis['latency_ms']['p99']:.2f} ms")
+        lines.append(f"- rate limits{_apart(one)}: {each}; through Redis p99 {redis['latency_ms']['p99']:.2f} ms")
     for one in results.of("slow"):
         factor = one.result.get("others_p99_factor")
-        lines.append(f"- slow readers, {_given(one.parameters)}: the others' p99 {_number(factor, 2)} times as long meanwhile")
+        slow = f"- slow readers, {_given(one.parameters)}{_apart(one)}"
+        lines.append(f"{slow}: the others' p99 {_number(factor, 2)} times as long meanwhile")
     for one in results.of("catchup"):
         caught = one.result["catch_up"]
         sizes = f"{caught['messages']:,}, {caught['stored']:,} stored before"
-        lines.append(f"- catch-up of {sizes}: {caught['seconds'] * 1000:,.0f} ms")
+        lines.append(f"- catch-up of {sizes}{_apart(one)}: {caught['seconds'] * 1000:,.0f} ms")
     for one in results.of("outage"):
         healed = f"deliveries {one.result['delivery_heal_s']:.2f} s, presence {one.result['presence_heal_s']:.2f} s"
-        lines.append(f"- Redis away ({one.parameters['how']}): healed after {healed}")
+        lines.append(f"- Redis away ({one.parameters['how']}){_apart(one)}: healed after {healed}")
     if lines:
         yield "## Other costs"
         yield ""
@@ -203,7 +210,10 @@ def _runs(results: Results) -> Section:
     if not runs:
         return
     yield "## Every run"
-    head = ("what", "stored/s", "delivered/s", "p50", "p90", "p99", "p99.9", "max ms", "us of server CPU per delivery")
+    head = (
+        "what", "stored/s", "acknowledged/s, not stored", "delivered/s", "p50", "p90", "p99", "p99.9", "max ms",
+        "us of server CPU per delivery",
+    )  # fmt: skip
     yield from _table(head, [row for run in runs for row in _run_rows(run)], right=range(1, len(head)))
     for run in runs:
         if run.void:
@@ -218,12 +228,27 @@ def _run_rows(run: Saved) -> Iterator[tuple[str, ...]]:
         latency = span["latency_ms"]["delivery"] or {}
         name = " ".join(filter(None, (_name(run), span.get("name", ""), "**void**" if run.void else "")))
         figures = (_number(latency.get(point), 2) for point in ("p50", "p90", "p99", "p99.9", "max"))
-        yield (name, _number(span["acked_per_s"]), _number(span["delivered_per_s"]), *figures, cost)
+        acked = _number(span["acked_per_s"])
+        columns = (acked, "") if keeps_history(run.server) else ("", acked)
+        yield (name, *columns, _number(span["delivered_per_s"]), *figures, cost)
 
 
 def _name(run: Saved) -> str:
+    size = run.parameters.get("body_bytes", BODY_BYTES)
     told = {name: value for name, value in run.parameters.items() if name not in UNTOLD}
-    return f"`{run.scenario}` {run.server} {_given(told)}"
+    told |= {"body_bytes": size} if size != BODY_BYTES else {}
+    return f"`{run.scenario}` {_whose(run)} {_given(told)}"
+
+
+def _whose(run: Saved) -> str:
+    """The server, and what of it was not as it is where nothing is asked for."""
+    return f"{run.server}{_apart(run)}"
+
+
+def _apart(run: Saved) -> str:
+    told = [text for text, so in (("it ran already", run.external), ("other versions", run.other_build)) if so]
+    told += [f"{name}={value}" for name, value in run.settings.items()]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _given(parameters: dict[str, Any]) -> str:

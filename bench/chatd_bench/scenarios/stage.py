@@ -38,6 +38,9 @@ GENERATOR_LIMIT = 0.9
 FOREIGN_LIMIT = 0.1
 LAG_LIMIT_MS = 1.0
 MAX_BODY_BYTES = 60_000
+BODY_BYTES, WINDOW = 120, 5
+"""Where nothing else is asked for: of a message, and sends in flight of each sender in a closed loop."""
+UNKNOWN = "the server's CPU time is not known (--pid): nobody can say whether somebody else was there"
 CLOSED = "closed loop: a sender waits for acks, so a slow server is sent less, and its latencies look better"
 OPEN = "open loop: a plan fixes every send, and latency runs from the time in the plan"
 
@@ -53,11 +56,11 @@ class Options:
     settings: Mapping[str, str] = field(default_factory=dict)
     running: Running | None = None
     """A server that runs already."""
-    body_bytes: int = 120
+    body_bytes: int = BODY_BYTES
     warmup: float = 3.0
     seconds: float = 10.0
     rate: float | None = None
-    window: int = 5
+    window: int = WINDOW
     arrivals: Arrivals = "poisson"
     seed: str = "1"
     observe: Callable[[Running, float], Callable[[], None]] | None = None
@@ -242,7 +245,9 @@ def void_reasons(cpu: Mapping[str, Any], seconds: float, lag: Mapping[str, float
 
 def foreign_reasons(cpu: Mapping[str, Any], seconds: float) -> list[str]:
     """Why a run is worth nothing that has no generator which could be its limit."""
-    foreign = ((cpu["others_s"] or 0.0) + (cpu["stolen_s"] or 0.0)) / seconds
+    if cpu["others_s"] is None:
+        return [UNKNOWN]
+    foreign = (cpu["others_s"] + (cpu["stolen_s"] or 0.0)) / seconds
     if foreign <= FOREIGN_LIMIT:
         return []
     return [f"others used {foreign:.0%} of a core meanwhile, or the hypervisor took it: run it again"]

@@ -165,6 +165,10 @@ def running_server(url: str, key_file: Path, issuer: str, audience: str, pid: in
         key = key_file.read_text()
     except OSError as fault:
         raise RunFailed(f"{key_file}: {fault.strerror}") from fault
+    try:
+        port = parts.port or 80
+    except ValueError as fault:
+        raise RunFailed(f"{url}: {fault}") from fault
     pids = () if pid is None else (pid,)
     credentials = {"private_key": key, "issuer": issuer, "audience": audience}
-    return Running((Endpoint(parts.hostname, parts.port or 80),), pids, pids, credentials, {}, {})
+    return Running((Endpoint(parts.hostname, port),), pids, pids, credentials, {}, {})

@@ -34,6 +34,11 @@ def make_server(name: str) -> Server:
     return made
 
 
+def keeps_history(name: str) -> bool:
+    """Whether what this server acknowledges is stored; of one that is no longer there nobody can say so."""
+    return name in _SERVERS and make_server(name).keeps_history
+
+
 def server_names() -> list[str]:
     """All of them."""
     return list(_SERVERS)
