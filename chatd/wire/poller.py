@@ -1,15 +1,15 @@
 """The poller: one task and one nested epoll that read and write every plain socket of the node.
 
-An epoll descriptor can itself be waited for (epoll(7), questions 3 and 4): Trio sees one descriptor, and a whole batch
-of ready sockets is served per wake. Measured against one parked task per connection: 1.1 times the messages at 100
+An epoll descriptor can itself be waited for (epoll(7), questions 3 and 4): Trio sees one descriptor, and a whole batch of
+ready sockets is served per wake. Measured against one parked task per connection: 1.1 times the messages at 100
 connections, twice at 1000, since Trio re-arms a one-shot registration per wait and passes its scheduler per task.
 
-Where thousands are connected and nobody says anything, a wake for each heartbeat is most of what they cost: 210 us, with all
-caches cold. Then, and only then, it looks every NAP_SECONDS (``Drowsiness``): the first message after a second of silence waits
-for so long at most, the others not at all.
+Where thousands are connected and nobody says anything, a wake for each heartbeat is most of what they cost: 210 us, with
+all caches cold. Then, and only then, it looks every NAP_SECONDS (``Drowsiness``): the first message after a second of
+silence waits so long at most, the others not at all.
 
-Owns: the epoll and the table of links. Waits for: the epoll, and in a nap for the clock. Ends when cancelled; links are then aborted by
-their owners. A link whose receiver raises is aborted alone: the failure boundary of the data path.
+Owns: the epoll and the table of links. Waits for: the epoll, and in a nap for the clock. Ends when cancelled; links are
+then aborted by their owners. A link whose receiver raises is aborted alone: the failure boundary of the data path.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Drowsiness:
 class Poller:
     """``said`` counts what clients have said beside heartbeats; where nobody counts, there are no naps."""
 
-    def __init__(self, said: Callable[[], int] = count().__next__) -> None:
-        self._drowsiness = Drowsiness(said)
+    def __init__(self, said: Callable[[], int] | None = None) -> None:
+        self._drowsiness = Drowsiness(said or count().__next__)
         self.cork = Cork()
         self._epoll = select.epoll()
         self._links: dict[int, SocketLink] = {}
