@@ -8,7 +8,8 @@ Pareto), a few users write most, and half of what is said is between two.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -38,11 +39,14 @@ _SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in ("a", "e", "i", "o", 
 
 @dataclass(frozen=True)
 class Group:
-    """``members`` are numbers of users."""
+    """``members`` are numbers of users, the founder first. ``senders`` and ``said``: who wrote which of the archive's bodies,
+    message by message; the log begins with the founding, so the first message is number 2."""
 
     conv: str
     title: str
     members: list[int]
+    senders: array[int] = field(default_factory=lambda: array("I"))
+    said: array[int] = field(default_factory=lambda: array("I"))
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ async def _write(
         while written < messages:
             batch: list[Operation] = []
             for _ in range(min(BATCH, messages - written)):
+                group = None
                 if random.random() < 0.5:
                     group = groups[min(int(random.paretovariate(0.7)) - 1, len(groups) - 1)]
                     sender, to = random.choice(group.members), group.conv
@@ -135,8 +140,11 @@ async def _write(
                     sender = int(random.random() ** SKEW * len(authors))
                     to = f"@{authors[min(sender ^ 1, len(authors) - 1)].user}"
                 cseqs[sender] += 1
-                payload = random.choice(payloads)
-                batch.append(Send(author=authors[sender], cseq=cseqs[sender], to=to, payload=payload))
+                body = random.randrange(len(payloads))
+                if group is not None:
+                    group.senders.append(sender)
+                    group.said.append(body)
+                batch.append(Send(author=authors[sender], cseq=cseqs[sender], to=to, payload=payloads[body]))
             now += 1000 * len(batch)
             outcomes = await store.commit(batch, now)
             assert all(isinstance(outcome, Appended) for outcome in outcomes), "each is the next of its device"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Protocol, cast
 
 from chatd_bench.faults import NotOffered, RunFailed
@@ -29,6 +31,9 @@ class Load(Protocol):
     def close(self) -> None:
         """Let go of them."""
 
+
+ENDINGS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""A terminal sends them to the whole group of processes, but only the parent answers them: it ends the generators itself."""
 
 MakeLoad = Callable[[Any, Callable[[int], None]], Load]
 """From an order, and from whom to tell how many of a command's things are done."""
@@ -80,23 +85,30 @@ class Generators:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Pipe] = []
         self._processes = []
-        for order in orders:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=run_generator, args=(make, order, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        ensure_running()  # multiprocessing's own helper, which unblocks signals when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        try:
+            for order in orders:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=run_generator, args=(make, order, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                self._pipes.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Generators:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for pipe, process in zip(self._pipes, self._processes, strict=True):
             try:
                 pipe.send(("stop", ()))
             except OSError:
-                process.terminate()
+                process.kill()
+            if kind is not None:
+                process.kill()  # it may be in the middle of a minute's command, and has nothing that must be ended well
             process.join(10)
             if process.is_alive():
                 process.kill()
@@ -107,6 +119,14 @@ class Generators:
     def pids(self) -> list[int]:
         """The processes' ids."""
         return [process.pid for process in self._processes if process.pid is not None]
+
+    def sleep(self, seconds: float) -> None:
+        """Let that time pass while commands are carried out that take longer. Raises RunFailed as soon as one of them fails."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            for ready in wait(self._pipes, left):
+                if time.monotonic() < end:  # after it, it may be an answer
+                    self.answers(only=self._pipes.index(cast(Pipe, ready)))
 
     def start(self, name: str, *arguments: Any, only: int | None = None) -> None:
         """Give a command to all generators, or to one; ``answers`` must follow."""

@@ -39,7 +39,7 @@ def read_cpu(server: Sequence[int], generators: Sequence[int]) -> Cpu:
     own = bus = 0.0
     for pid in family(server):
         seconds = _seconds(pid)
-        if _name(pid).startswith(("valkey", "redis")):
+        if _is_bus(pid):
             bus += seconds
         else:
             own += seconds
@@ -86,6 +86,20 @@ def _name(pid: int) -> str:
         return (_PROC / str(pid) / "comm").read_text().strip()
     except OSError:
         return ""
+
+
+def _is_bus(pid: int) -> bool:
+    return _name(pid).startswith(("valkey", "redis"))
+
+
+def buses_of(server: Sequence[int]) -> dict[int, str]:
+    """The Redis or Valkey among these processes' descendants, with its name."""
+    return {pid: _name(pid) for pid in family(server) if pid not in server and _is_bus(pid)}
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and not only its exit status."""
+    return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def family(roots: Sequence[int]) -> list[int]:

@@ -18,13 +18,14 @@ from random import Random
 from typing import Any
 
 from chatd_bench.cast import Cast
-from chatd_bench.dialects.dialect import Channel, Session, User
+from chatd_bench.dialects.dialect import Channel, Event, Session, User
 from chatd_bench.dialects.registry import make_dialect
 from chatd_bench.driver import AT_ONCE, Driver, Line
 from chatd_bench.engine.native import Engine, Latency, Membership, Seat
 from chatd_bench.engine.plan import Arrivals, Plan, make_plan
 from chatd_bench.faults import RunFailed
 from chatd_bench.histogram import Counts
+from chatd_bench.missed import Missed, check_missed
 from chatd_bench.servers.server import Endpoint
 
 OPEN_SECONDS = 900.0
@@ -79,7 +80,10 @@ class Traffic:
         self._kept_alive = 0.0
         self._will_be_slow: dict[int, int] = {}
         self._lost = 0
+        self._lost_at: dict[int, float] = {}
         self._plan: Plan | None = None
+        self._caught: list[tuple[User, list[bytes]]] = []
+        self._answers: list[tuple[int, int | None, Any]] = []
 
     def turn(self, seconds: float) -> None:
         """Between commands."""
@@ -101,7 +105,8 @@ class Traffic:
     # --- set-up -----------------------------------------------------------------------------------
 
     def open(self, first: int, last: int, at_once: int = 0) -> dict[str, Any]:
-        """Connect this process's users from number ``first`` to below ``last``; for each, the seconds until it was live.
+        """Connect this process's users from number ``first`` to below ``last``; for each, the seconds until it was live: from its
+        connect, or, where ``lose`` took its connection, from that moment, however long it waited here for its turn.
 
         ``at_once`` of 0: this process's share of what keeps a server busy.
         """
@@ -110,7 +115,8 @@ class Traffic:
         users = [user for user in self.order.cast.users[first:last] if self._is_ours(user)]
         lines = self._driver.open(map(Session, users), OPEN_SECONDS, self._progress, at_once)
         self._lines |= {line.session.user.number: line for line in lines}
-        return {"live_s": [line.ended - line.began for line in lines], "cpu_s": time.process_time() - cpu}
+        live = [line.ended - self._lost_at.pop(line.session.user.number, line.began) for line in lines]
+        return {"live_s": live, "cpu_s": time.process_time() - cpu}
 
     def found(self) -> dict[int, str]:
         """Make the channels whose founder is here; their addresses."""
@@ -232,6 +238,7 @@ class Traffic:
     def lose(self, first: int, last: int) -> int:
         """Connections of this process in that range are lost at once; how many."""
         numbers = [number for number in self._armed if first <= number < last]
+        self._lost_at |= dict.fromkeys(numbers, time.monotonic())
         for number in numbers:
             self._engine.drop(self._armed.pop(number))
             line = self._lines.pop(number)
@@ -304,6 +311,10 @@ class Traffic:
             return True
         return self._engine.counted().get(beat.answer, 0) >= self._engine.totals().beats
 
+    def has_heartbeats(self) -> bool:
+        """Whether anybody here has to give signs of life."""
+        return any(self._dialect.heartbeat(line.session) for line in self._lines.values())
+
     def hold(self, seconds: float) -> dict[str, float]:
         """Do nothing but stay; the CPU time that it takes."""
         cpu = time.process_time()
@@ -312,11 +323,9 @@ class Traffic:
 
     # --- history ----------------------------------------------------------------------------------
 
-    def catch_up(self, number: int, count: int) -> dict[str, Any]:
-        """One who was away logs in and gets what was missed in the first channel: how long it takes; all of it is checked.
-
-        Then the connection is lost again, so that the next one gets the same.
-        """
+    def catch_up(self, number: int) -> dict[str, Any]:
+        """One who was away logs in and gets what was missed in the first channel: how long it takes. It is kept as it came,
+        for ``check_caught``. Then the connection is lost again, so that the next one gets the same."""
         user, channel = self.order.cast.users[number], self.order.cast.channels[0]
         talk = partial(self._dialect.catch_up, channel=channel, address=self._addresses[channel.number])
         cpu = time.process_time()
@@ -324,30 +333,47 @@ class Traffic:
         cpu = time.process_time() - cpu
         line.sock.close()
         self._driver.handed_over()
-        missed = [message for message in line.result if b"~" in message]  # not what founded the channel
-        for place, message in enumerate(missed, 1):
-            if b".%06d.%010d." % (channel.number, place) not in message:
-                raise RunFailed(f"{user.name}: number {place} of what was missed is {message!r}")
-        if len(missed) != count:
-            raise RunFailed(f"{user.name}: {len(missed)} of {count} missed messages came")
-        return {"seconds": line.ended - line.began, "messages": len(missed), "generator_cpu_s": cpu}
+        self._caught.append((user, line.result))
+        return {"seconds": line.ended - line.began, "generator_cpu_s": cpu}
 
-    def pages(self, addresses: Mapping[int, str], requests: int, limit: int, depth: bool) -> dict[str, Any]:
-        """Pages of history, each user here asking for those of one conversation: the newest, or from anywhere in it."""
+    def check_caught(self, count: int) -> int:
+        """All that ``catch_up`` got, in full: ``count`` messages of the first channel's writer, each time; how many they were."""
+        channel = self.order.cast.channels[0]
+        [seat] = [seat for seat in self._engine.seats if seat.membership.channel == channel and seat.membership.writes]
+        caught, self._caught = self._caught, []
+        for user, messages in caught:
+            missed = Missed(
+                user, seat.user, channel, self._addresses[channel.number], self._positions[channel.number, user.number],
+                self._engine.intended(seat), self.order.body_bytes,
+            )  # fmt: skip
+            if (found := check_missed(self._dialect, missed, messages)) != count:
+                raise RunFailed(f"{user.name}: lost: {found} of {count} missed messages came")
+        return len(caught) * count
+
+    def pages(
+        self, logs: Mapping[int, tuple[str, int]], requests: int, limit: int, depth: bool
+    ) -> dict[str, Any]:
+        """Pages of history, each user here asking for those of one conversation: the newest, or from anywhere in it.
+
+        ``logs``: by user, the conversation's address and its last position. The answers are kept for ``answered``.
+        """
         random = Random(self.order.seed)
-        numbers = [number for number in addresses if number in self._lines]
+        numbers = [number for number in logs if number in self._lines]
         seconds: list[float] = []
-        events = 0
         for _ in range(requests):
             number = random.choice(numbers)
-            line = self._lines[number]
-            last = int(line.session.facts.get("last", "1"))
+            line, (address, last) = self._lines[number], logs[number]
             before = random.randrange(min(limit + 1, last), last + 1) if depth else None
-            asking = self._dialect.page(line.session, addresses[number], before, limit)
-            [count] = self._driver.talk([(line, asking)], OPEN_SECONDS, self._progress, "pages")
-            events += count
+            asking = self._dialect.page(line.session, address, before, limit)
+            [answer] = self._driver.talk([(line, asking)], OPEN_SECONDS, self._progress, "pages")
+            self._answers.append((number, before, answer))
             seconds.append(line.ended - line.began)
-        return {"seconds": seconds, "events": events}
+        return {"seconds": seconds}
+
+    def answered(self) -> list[tuple[int, int | None, list[Event]]]:
+        """What ``pages`` got since the last time: who asked, before which position, and what came."""
+        answers, self._answers = self._answers, []
+        return [(number, before, self._dialect.events(answer)) for number, before, answer in answers]
 
 
 def _difference(seat: Seat, senders: Sequence[User], received: list[int], wanted: list[int]) -> str:

@@ -16,6 +16,7 @@ from chatd_bench.dialects.dialect import (
     Counted,
     Delivery,
     Dialect,
+    Event,
     Field,
     Heartbeat,
     Incoming,
@@ -168,10 +169,23 @@ class ChatdCbor(Dialect):
                 return missed
             self._welcomed(session, decoded)
 
-    def page(self, session: Session, address: str, before: int | None, limit: int) -> Talk[int]:
+    def position_of(self, message: bytes) -> int:
+        try:
+            position = self.decode(message).get("seq")
+        except ValueError as fault:
+            raise RunFailed(f"{message!r} cannot be decoded: {fault}") from fault
+        if not isinstance(position, int):
+            raise RunFailed(f"{message!r} has no seq")
+        return position
+
+    def page(self, session: Session, address: str, before: int | None, limit: int) -> Talk[dict[str, Any]]:
         asked = {"t": "history", "id": 2, "conv": address, "limit": limit}
         session.send(self.encode(asked if before is None else {**asked, "before": before}))
         while (message := self._heard(session, (yield)))["t"] != "ok":
             pass
-        session.facts["last"] = str(message["last"])
-        return len(message["events"])
+        return message
+
+    def events(self, answer: dict[str, Any]) -> list[Event]:
+        return [
+            Event(event["conv"], event["seq"], event["from"], event["kind"], event.get("body")) for event in answer["events"]
+        ]

@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from chatd_bench.faults import NotOffered
 
@@ -209,6 +209,17 @@ class Delivery:
     body: str
 
 
+@dataclass(frozen=True)
+class Event:
+    """One entry of a channel's log, as a page of history shows it. ``position`` counts from 1; ``body`` is of messages."""
+
+    address: str
+    position: int
+    sender: str
+    kind: str
+    body: str | None
+
+
 class Dialect(ABC):
     """One server's clients. Made once in every generator process, from what the server's start gave as ``credentials``.
 
@@ -278,8 +289,16 @@ class Dialect(ABC):
         raise NotOffered(f"{self.name}: nothing is kept for who is away")
         yield
 
-    def page(self, session: Session, address: str, before: int | None, limit: int) -> Talk[int]:
-        """Ask for a page of history, the newest one or the one before a position; returns how many messages it has.
+    def position_of(self, message: bytes) -> int:
+        """Where in the channel's log a message of ``catch_up`` stands. Raises RunFailed where it does not say."""
+        raise NotOffered(f"{self.name}: no log")
+
+    def page(self, session: Session, address: str, before: int | None, limit: int) -> Talk[Any]:
+        """Ask for a page of history, the newest one or the one before a position; returns the answer, for ``events``.
         Raises NotOffered."""
         raise NotOffered(f"{self.name}: no history")
         yield
+
+    def events(self, answer: Any) -> list[Event]:
+        """What is in an answer of ``page``, in its order; called later, for this is no part of what is timed."""
+        raise NotOffered(f"{self.name}: no history")

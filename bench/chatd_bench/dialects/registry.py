@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from chatd_bench.dialects.dialect import Dialect
-from chatd_bench.faults import RunFailed
+from chatd_bench.faults import NotOffered, RunFailed
 
 _DIALECTS = {
     "chatd-cbor": "chatd_cbor:ChatdCbor",
@@ -20,11 +20,22 @@ _DIALECTS = {
 
 def make_dialect(name: str, credentials: Mapping[str, str]) -> Dialect:
     """The dialect of that name. Raises RunFailed where there is none."""
+    return _kind(name)(credentials)
+
+
+def _kind(name: str) -> type[Dialect]:
     if name not in _DIALECTS:
         raise RunFailed(f"no dialect {name}; there are {', '.join(_DIALECTS)}")
     module, _, kind = _DIALECTS[name].partition(":")
-    made: Dialect = getattr(import_module(f"chatd_bench.dialects.{module}"), kind)(credentials)
-    return made
+    found: type[Dialect] = getattr(import_module(f"chatd_bench.dialects.{module}"), kind)
+    return found
+
+
+def must_offer(name: str, what: str) -> None:
+    """Raises NotOffered where the dialect ``name`` has no such method of its own: before a server is started for nothing."""
+    kind = _kind(name)
+    if getattr(kind, what) is getattr(Dialect, what):
+        raise NotOffered(f"{name}: not offered: its servers keep nothing that a client could ask for ({what})")
 
 
 def dialect_names() -> list[str]:

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, TypeAlias
 
-from chatd_bench.dialects.dialect import Channel, Delivery, Dialect, Field, Program, Session, User
+from chatd_bench.dialects.dialect import STAMP_BYTES, Channel, Delivery, Dialect, Field, Program, Session, User
 from chatd_bench.engine.build import library
 from chatd_bench.engine.plan import Plan
 from chatd_bench.faults import RunFailed
@@ -23,6 +23,10 @@ SAMPLES = 4096
 STAMP_FILLER = "x"
 GOLDEN = 0.6180339887
 """Steps of so much, round a circle, spread evenly wherever one stops (the golden ratio)."""
+SCRATCH_BYTES = 1 << 20
+"""As engine_new in engine.c has it."""
+NUMBER_BYTES = 20
+"""At most, in decimal."""
 Signature: TypeAlias = tuple[str, object, tuple[object, ...]]
 """Of a C function: its name, result and arguments."""
 
@@ -87,6 +91,8 @@ class Engine:
     def __init__(
         self, dialect: Dialect, users: Sequence[User], senders: Mapping[Channel, Sequence[User]], body_bytes: int
     ) -> None:
+        if body_bytes < STAMP_BYTES:
+            raise RunFailed(f"a body of {body_bytes} bytes cannot hold the stamp of {STAMP_BYTES}")
         self._library = _loaded()
         self._phase = 0.0
         self._dialect = dialect
@@ -106,6 +112,7 @@ class Engine:
         self._engine: Any = None
         self._senders = senders
         self._plan: Plan | None = None
+        self._plan_start = 0
         self._heartbeats = 0
         self.seats: list[Seat] = []
 
@@ -157,12 +164,19 @@ class Engine:
         writes: Program = ()
         if membership.writes:
             writes = self._dialect.send_program(session, channel, address, self._body_bytes)
+            self._must_fit(writes)
         mark = self._dialect.mark(session, channel, address)
         index = self._library.engine_place(
             self._engine, channel.number, membership.position, *_operations(writes),
             *_operations(mark.program if mark else ()), mark.every if mark else 0,
         )  # fmt: skip
         self.seats.append(Seat(index, line, session.user, membership))
+
+    def _must_fit(self, program: Program) -> None:
+        """The engine makes a message in its scratch memory, and does not look how much that is."""
+        room = self._body_bytes + sum(NUMBER_BYTES if isinstance(part, Field) else len(part) for part in program)
+        if room > SCRATCH_BYTES:
+            raise RunFailed(f"a body of {self._body_bytes} bytes makes a message of {room}: the engine takes {SCRATCH_BYTES}")
 
     def window(self, start: float, end: float) -> int:
         """Measure what is intended (latencies), or happens (counts), between two moments; returns the window's number."""
@@ -174,9 +188,16 @@ class Engine:
     def follow(self, plan: Plan, start: float) -> None:
         """Open loop: send by ``plan``, which begins at the monotonic time ``start``."""
         self._plan = plan  # the engine reads from its memory
+        self._plan_start = _us(start)
         due = (c.c_int64 * len(plan.due)).from_buffer(plan.due)
         places = (c.c_uint32 * len(plan.places)).from_buffer(plan.places)
-        self._library.engine_plan(self._engine, due, places, len(plan.due), _us(start))
+        self._library.engine_plan(self._engine, due, places, len(plan.due), self._plan_start)
+
+    def intended(self, seat: Seat) -> list[int]:
+        """The times in the stamps of what this one sends by the plan, in us and in order."""
+        assert self._plan is not None, "follow was called"
+        pairs = zip(self._plan.due, self._plan.places, strict=True)
+        return [self._plan_start + due for due, place in pairs if place == seat.index]
 
     def fill(self, in_flight: int, end: float) -> None:
         """Closed loop: each connection keeps so many sends in flight, from now until ``end``."""

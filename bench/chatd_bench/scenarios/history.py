@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from chatd_bench.archive import Archive, build
+from chatd_bench.archive import Archive, Group, build
 from chatd_bench.cast import Cast, pairs
-from chatd_bench.dialects.dialect import User
+from chatd_bench.dialects.dialect import Event, User
+from chatd_bench.dialects.registry import must_offer
+from chatd_bench.faults import RunFailed
 from chatd_bench.histogram import Histogram
 from chatd_bench.scenarios.stage import Options, Result, foreign_reasons, run_id, spent, stage
+from chatd_bench.servers.registry import make_server
 
 MISSED_RATE = 4000.0
 GROUPS = 20
@@ -32,6 +35,7 @@ def run_catchup(options: Options, missed: int, repeats: int, stored: int, users:
 
     ``stored``: messages of others that are in the store before.
     """
+    must_offer(_dialect(options), "catch_up")
     cast = pairs(run_id(), 2, 1)
     cast = replace(cast, writers=(cast.users[:1],))
     seconds = (missed + 0.5) / MISSED_RATE
@@ -41,24 +45,30 @@ def run_catchup(options: Options, missed: int, repeats: int, stored: int, users:
         on.call("lose", 1, 2)
         sent = on.timed()
         before, began = on.cpu(), time.monotonic()
-        runs = [on.call("catch_up", 1, missed)[0] for _ in range(repeats)]
+        runs = [on.call("catch_up", 1)[0] for _ in range(repeats)]
         cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
         void = foreign_reasons(cpu, time.monotonic() - began)
+        [checked] = on.call("check_caught", missed)
     caught = {
         "messages": missed, "seconds": median(run["seconds"] for run in runs), "all_s": [run["seconds"] for run in runs],
         "generator_cpu_s": median(run["generator_cpu_s"] for run in runs), "stored": stored,
     }  # fmt: skip
-    checks = {"messages_checked": sent["checks"]["messages_checked"], "missed_messages_checked": missed * repeats}
+    checks = {"messages_checked": sent["checks"]["messages_checked"], "missed_messages_checked": checked}
     return {"catch_up": caught, "cpu": cpu, "void": void, "checks": checks, **about}
 
 
 def run_history(options: Options, stored: list[int], users: int, requests: int, limit: int) -> Result:
     """Pages of the longest logs in stores of these sizes: the newest page, and one from anywhere in the log."""
+    must_offer(_dialect(options), "page")
     results = [_pages(options, messages, users, requests, limit) for messages in stored]
     pages = [page for result in results for page in result["pages"]]
-    checks = {"pages": sum(page["requests"] for page in pages), "events_in_them": sum(page["events"] for page in pages)}
+    checks = {"pages": sum(result["checked"] for result in results), "events_in_them": sum(page["events"] for page in pages)}
     void = [f"{messages:,} stored: {why}" for messages, result in zip(stored, results, strict=True) for why in result["void"]]
     return {**results[-1], "pages": pages, "void": void, "checks": checks}
+
+
+def _dialect(options: Options) -> str:
+    return options.dialect or make_server(options.server).dialects[0]
 
 
 def _pages(options: Options, stored: int, users: int, requests: int, limit: int) -> Result:
@@ -66,30 +76,63 @@ def _pages(options: Options, stored: int, users: int, requests: int, limit: int)
     options = replace(options, generators=1, settings={**EVENTS_AT_LOGIN, **options.settings})
     with _archive(users, stored) as (archive, prepare):
         assert archive is not None, "something is stored"
-        asking, addresses = _asking(archive)
+        asking, groups = _asking(archive)
+        logs = {number: (group.conv, last_of(group)) for number, group in enumerate(groups)}
         with stage(options, Cast(asking, homes=(0,) * len(asking)), prepare=prepare) as on:
             on.call("open", 0, len(asking), what="connected", total=len(asking))
             before, began = on.cpu(), time.monotonic()
             for what, deep in (("newest", False), ("anywhere", True)):
-                [asked] = on.call("pages", addresses, requests, limit, deep)
+                [asked] = on.call("pages", logs, requests, limit, deep)
                 histogram = Histogram()
                 for seconds in asked["seconds"]:
                     histogram.record(int(seconds * 1e6))
-                figures = {"what": what, "messages": stored, "requests": requests, "events": asked["events"]}
-                pages.append({**figures, "latency_ms": histogram.figures_ms()})
+                pages.append({"what": what, "messages": stored, "requests": requests, "latency_ms": histogram.figures_ms()})
             cpu, about = spent(before, on.cpu(), bool(on.running.pids)), on.about()
             void = foreign_reasons(cpu, time.monotonic() - began)
-    return {"pages": pages, "cpu": cpu, "void": void, **about}
+            [answered] = on.call("answered")
+    for number, before_seq, events in answered:
+        check_page(archive, groups[number], before_seq, limit, events)
+    for page, some in zip(pages, (answered[:requests], answered[requests:]), strict=True):
+        page["events"] = sum(len(events) for _, _, events in some)
+    return {"pages": pages, "cpu": cpu, "void": void, "checked": len(answered), **about}
 
 
-def _asking(archive: Archive) -> tuple[tuple[User, ...], dict[int, str]]:
-    """One member of each of the groups, each another user, and the group's address."""
-    users: dict[str, str] = {}
+def last_of(group: Group) -> int:
+    """The last position of its log: its founding, and what was said."""
+    return 1 + len(group.said)
+
+
+def check_page(archive: Archive, group: Group, before: int | None, limit: int, events: Sequence[Event]) -> None:
+    """Whether a page is what the archive has there: the newest entries below ``before``, all, in order. Raises RunFailed."""
+    end = last_of(group) + 1 if before is None else before
+    wanted = list(range(max(1, end - limit), end))
+    if (got := [event.position for event in events]) != wanted:
+        raise RunFailed(f"{group.conv}: a page before {before} has the seqs {_shortly(got)}, not {_shortly(wanted)}")
+    for event in events:
+        if event != (written := _written(archive, group, event.position)):
+            raise RunFailed(f"{group.conv}: a page before {before} has {event}, not {written}")
+
+
+def _written(archive: Archive, group: Group, position: int) -> Event:
+    if position == 1:
+        return Event(group.conv, 1, archive.users[group.members[0]], "created", None)
+    at = position - 2
+    return Event(group.conv, position, archive.users[group.senders[at]], "message", archive.bodies[group.said[at]])
+
+
+def _shortly(positions: list[int]) -> str:
+    steady = positions == list(range(positions[0], positions[-1] + 1)) if positions else False
+    return f"{positions[0]} to {positions[-1]}" if steady else str(positions)
+
+
+def _asking(archive: Archive) -> tuple[tuple[User, ...], list[Group]]:
+    """One member of each of the groups, each another user; and the groups."""
+    users: dict[str, Group] = {}
     for group in archive.groups[:GROUPS]:
         name = next((name for member in group.members if (name := archive.users[member]) not in users), None)
         if name is not None:
-            users[name] = group.conv
-    return tuple(map(User, range(len(users)), users)), dict(enumerate(users.values()))
+            users[name] = group
+    return tuple(map(User, range(len(users)), users)), list(users.values())
 
 
 @contextmanager

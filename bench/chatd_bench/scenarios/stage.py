@@ -86,6 +86,8 @@ class Stage:
     running: Running
     generators: Generators
     cast: Cast
+    loads: list[float] = field(default_factory=list)
+    """Of generator processes that are in no ``timed``, as that of a storm: the share of a core while each had its work."""
 
     def call(self, name: str, *arguments: Any, only: int | None = None, what: str = "", total: int = 0) -> list[Any]:
         """A step of all generators, or of one; with progress where it has a name."""
@@ -137,16 +139,22 @@ class Stage:
         start, end = windows[0][0], windows[-1][1]
         observe = self.options.observe
         with Progress("seconds", int(end - begin)) as progress:
-            _watch(begin, start, progress)
+            self._watch(begin, start, progress)
             before = self.cpu()
             observed = observe(self.running, end - start) if observe is not None else None
             if meanwhile is not None:
                 meanwhile(start)
-            _watch(begin, end, progress)
+            self._watch(begin, end, progress)
             after = self.cpu()
             if observed is not None:
                 observed()
         return before, after
+
+    def _watch(self, start: float, end: float, progress: Progress) -> None:
+        """Wait until ``end``. Raises RunFailed as soon as a generator does."""
+        while (left := end - time.monotonic()) > 0:
+            self.generators.sleep(min(left, 0.5) if sys.stderr.isatty() else left)
+            progress.show(max(0, int(time.monotonic() - start)))
 
     def about(self) -> Result:
         """The server that it was."""
@@ -176,7 +184,7 @@ class Stage:
         seconds = windows[-1][1] - windows[0][0]
         known = bool(self.running.pids)
         cpu = spent(before, after, known)
-        cpu["generator_load"] = max(part["cpu_s"] / part["seconds"] for part in parts)
+        cpu["generator_load"] = max([part["cpu_s"] / part["seconds"] for part in parts] + self.loads)
         totals = {key: sum(part[key] for part in parts) for key in ("sent_total", "acked_total")}
         counted: dict[str, int] = {}
         for part in parts:
@@ -200,12 +208,6 @@ def _windows(at: float, spans: tuple[float, ...]) -> Windows:
     """One after another, from that moment on."""
     ends = list(accumulate(spans, initial=at))
     return list(pairwise(ends))
-
-
-def _watch(start: float, end: float, progress: Progress) -> None:
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 0.5) if sys.stderr.isatty() else left)
-        progress.show(max(0, int(time.monotonic() - start)))
 
 
 def _span(parts: list[Result], window: tuple[float, float]) -> Result:

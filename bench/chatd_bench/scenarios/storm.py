@@ -41,6 +41,7 @@ def _storm(on: Stage, process: int, first: int, last: int) -> Result:
     [count] = on.call("lose", first, last, only=process)
     [back] = on.call("open", first, last, count, only=process)
     seconds = time.monotonic() - began
+    on.loads.append(back["cpu_s"] / seconds)
     on.call("arm", only=process)
     histogram = Histogram()
     for live_s in back["live_s"]:

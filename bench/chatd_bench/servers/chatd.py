@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.machine import PACKAGES, versions_of
+from chatd_bench.servers.processes import naming_the_dead
 from chatd_bench.servers.server import Endpoint, Needs, Running, Server
 
 ISSUER = "chatd-bench"
@@ -87,7 +88,8 @@ def _nodes(directory: Path, count: int, settings: dict[str, str]) -> Iterator[tu
         for number in range(count):
             processes.append(_start_node(directory, number, settings))
             endpoints.append(_endpoint(processes[-1], directory, number))
-        yield tuple(endpoints), tuple(process.pid for process in processes)
+        with naming_the_dead("the server's", processes):
+            yield tuple(endpoints), tuple(process.pid for process in processes)
     except RunFailed as fault:
         raise RunFailed(f"{fault}{_last_words(directory)}") from fault
     finally:

@@ -21,12 +21,14 @@ from pathlib import Path
 
 from chatd.adapters.valkey.program import ProgramNotFound, find_program
 from chatd_bench.faults import RunFailed
+from chatd_bench.machine import buses_of, is_running
 from chatd_bench.servers.server import cache_directory
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 INSTALL_SECONDS = 1200.0
+DYING_SECONDS = 0.5
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -61,11 +63,40 @@ def running_process(
         )  # fmt: skip
     try:
         _wait_until_listening(process, port, output)
-        yield process.pid
+        with naming_the_dead(f"{Path(words[0]).name}'s", [process]):
+            yield process.pid
         if process.poll() is not None:
             raise RunFailed(f"{words[0]} ended with status {process.returncode} during the run{_last_words(output)}")
     finally:
         _stop(process)
+
+
+@contextmanager
+def naming_the_dead(whose: str, processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Where a run fails and one of these processes has ended, the fault says so first; so it does of a Redis or Valkey that
+    they have started, whose end is also a fault of its own. Raises RunFailed."""
+    buses = buses_of([process.pid for process in processes])
+    try:
+        yield
+    except RunFailed as fault:
+        if dead := [*_dead(whose, processes), *_dead_buses(whose, buses)]:
+            raise RunFailed(f"{'; '.join(dead)}. Seen by the generator: {fault}") from fault
+        raise
+    if dead := _dead_buses(whose, buses):
+        raise RunFailed(f"{'; '.join(dead)} during the run")
+
+
+def _dead_buses(whose: str, buses: Mapping[int, str]) -> list[str]:
+    return [f"{whose} {name}, process {pid}, has ended" for pid, name in buses.items() if not is_running(pid)]
+
+
+def _dead(whose: str, processes: Sequence[subprocess.Popen[bytes]]) -> list[str]:
+    """A process's connections end a moment before it does."""
+    end = time.monotonic() + DYING_SECONDS
+    while time.monotonic() < end and all(process.poll() is None for process in processes):
+        time.sleep(0.02)
+    ended = [process for process in processes if process.poll() is not None]
+    return [f"{whose} process {process.pid} has ended with status {process.returncode}" for process in ended]
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
