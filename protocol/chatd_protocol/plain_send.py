@@ -45,9 +45,11 @@ def _read(data: bytes) -> Send | None:
     if size == 24:
         size, start = data[start], start + 1
     end = start + size
-    if data[at : at + 3] != _TO or data[end : end + 5] != _BODY or not 0 < size <= MAX_CONV_CHARS or cseq == 0:
+    if not 0 < size <= MAX_CONV_CHARS or cseq == 0:
         return None
-    first = data[end + 5]
+    first = data[end + 5]  # looked at before the slices: compiled, a slice that begins behind the end is an error
+    if data[at : at + 3] != _TO or data[end : end + 5] != _BODY:
+        return None
     if first == 0x78:
         size, at = data[end + 6], end + 7
     elif 0x60 <= first < 0x78:
