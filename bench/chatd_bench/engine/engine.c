@@ -91,8 +91,10 @@ int engine_run(engine *e, int64_t until) {
         beat_due(e, now);
         if (read_slowly(e, now) || flush_dirty(e)) break;
         int count = wait_ready(e, ready, until, now);
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
+            if (i % READS_BETWEEN_SENDS == 0) send_due(e, clock_us());  /* many may be ready: what is due must not wait for all */
             if (serve(e, &ready[i]) || flush_dirty(e)) break;
+        }
     }
     return e->fault[0] ? -1 : 0;
 }
