@@ -332,7 +332,7 @@ class Limiter:
         now = self._clock()
         for lease, grant in zip(leases, grants, strict=True):
             lease.granted(grant, now)
-            if (owner := self._users.get(lease.key.partition(":")[2])) is not None:
+            if (owner := self._users.get(_user_of(lease.key))) is not None:
                 owner.look_at = min(owner.look_at, _renew_at(lease))  # what had rested may now be lent for less
             if (event := self._first.pop(lease, None)) is not None:
                 event.set()
@@ -392,3 +392,7 @@ def _renew_at(lease: Lease) -> float:
 
 def _key(operation: Operation, user: str) -> str:
     return f"{operation.value}:{user}"
+
+
+def _user_of(key: str) -> str:
+    return key.partition(":")[2]

@@ -4,9 +4,9 @@ An epoll descriptor can itself be waited for (epoll(7), questions 3 and 4): Trio
 ready sockets is served per wake. Measured against one parked task per connection: 1.1 times the messages at 100
 connections, twice at 1000, since Trio re-arms a one-shot registration per wait and passes its scheduler per task.
 
-Where thousands are connected and nobody says anything, a wake for each heartbeat is most of what they cost: 210 us, with
-all caches cold. Then, and only then, it looks every NAP_SECONDS (``Drowsiness``): the first message after a second of
-silence waits so long at most, the others not at all.
+Where thousands are connected and nobody sends anything, a wake for each heartbeat is most of what they cost. Then, and only
+then, it looks every NAP_SECONDS (``Drowsiness``): what comes after a second without a stored message waits so long at most,
+requests and logins as well, until one is stored.
 
 Owns: the epoll and the table of links. Waits for: the epoll, and in a nap for the clock. Ends when cancelled; links are
 then aborted by their owners. A link whose receiver raises is aborted alone: the failure boundary of the data path.
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 class Drowsiness:
-    """Whether to nap. ``said`` counts what clients have said here beside heartbeats."""
+    """Whether to nap. ``said`` counts what ends the naps: the messages that are stored."""
 
     def __init__(self, said: Callable[[], int]) -> None:
         self._said = said
@@ -67,7 +67,7 @@ class Drowsiness:
 
 
 class Poller:
-    """``said`` counts what clients have said beside heartbeats; where nobody counts, there are no naps."""
+    """``said``: see ``Drowsiness``; where nobody counts, there are no naps."""
 
     def __init__(self, said: Callable[[], int] | None = None) -> None:
         self._drowsiness = Drowsiness(said or count().__next__)
