@@ -9,6 +9,7 @@ import pytest
 from chatd_bench.cli import main
 from chatd_bench.command_check import wrong
 from chatd_bench.command_line import make_parser
+from chatd_bench.faults import RunFailed
 from chatd_bench.suite import HALF, Suite, run_suite
 
 from tests.bench.test_bench_report import MACHINE, compared, flow
@@ -59,6 +60,25 @@ def test_a_void_run_is_made_again(tmp_path, void, runs):
 
     assert run_suite(Suite("short", tmp_path, tries=3, only=("mix",)), run) == 0
     assert len(asked) == runs
+
+
+def test_a_run_that_failed_is_made_again(tmp_path):
+    """Once it holds, its step has not failed."""
+    asked = []
+
+    def run(arguments):
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise RunFailed("overloaded")
+        if len(asked) == 2:
+            return 1
+        report = {"scenario": "mix", "server": "chatd", "time": "2026-01-01T00:00:00Z", "parameters": {"nodes": 1, "rate": 1.0},
+                  "result": flow(10.0), "machine": MACHINE}  # fmt: skip
+        (tmp_path / "it.json").write_text(json.dumps(report))
+        return 0
+
+    assert run_suite(Suite("short", tmp_path, tries=3, only=("mix",)), run) == 0
+    assert len(asked) == 3
 
 
 def test_ctrl_c_ends_all_of_it(tmp_path, capsys):
