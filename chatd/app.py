@@ -24,8 +24,6 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import structlog
 import trio
-from chatd_protocol.codec import MAX_CLIENT_BYTES
-from chatd_protocol.messages import MAX_PAGE
 
 from chatd import __version__
 from chatd.accounts.passwords import Passwords, hasher_of
@@ -40,14 +38,9 @@ from chatd.adapters.redis.presence import RedisBoard
 from chatd.adapters.sqlite.store import open_store
 from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable
 from chatd.adapters.valkey.program import UnsafeDirectory
+from chatd.assembly import Assembly
 from chatd.config import Config, data_dir_of, split_address
-from chatd.delivery.endings import Endings
-from chatd.delivery.envelope import NODE_BYTES, Sealer
-from chatd.delivery.hub import Hub
-from chatd.delivery.repair import Repair
-from chatd.delivery.signals import Signals
-from chatd.limits.limiter import Limiter
-from chatd.limits.rules import Tiers
+from chatd.delivery.envelope import NODE_BYTES
 from chatd.listener.accepting import accept_all
 from chatd.listener.http import serve_http
 from chatd.listener.listener import Listener
@@ -55,14 +48,8 @@ from chatd.listener.routes import Api, OpsPages
 from chatd.logs import configure_logging
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
-from chatd.presence.actor import Presence
-from chatd.sessions.node import Node
-from chatd.sessions.roll import Roll
-from chatd.store.indexer import Indexer
-from chatd.store.port import Store, StoreError
-from chatd.store.scrubber import Scrubber
-from chatd.store.writer import Writer
-from chatd.wire.link import LINGER_SECONDS, Cork
+from chatd.store.port import StoreError
+from chatd.wire.link import LINGER_SECONDS
 from chatd.wire.poller import Poller
 
 LAST_WORDS_SECONDS = LINGER_SECONDS + 1
@@ -145,43 +132,24 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             await services.start(valkey.run)
             url = valkey.url
         name = secrets.token_bytes(NODE_BYTES)
-        hub = Hub(
-            Sealer(tokens.bus_key, name), metrics,
-            held_events=config.delivery.held_events, held_bytes=config.delivery.held_bytes,
+        core = Assembly(
+            config, store, metrics, poller.cork, name=name, bus_key=tokens.bus_key, wall_ms=_wall_ms, random=SystemRandom(),
+            verify=lambda token: tokens.verify(token, _wall_ms()),
         )  # fmt: skip
-        limits = config.limits
-        writer = Writer(
-            store, hub.committed, metrics, poller.cork, max_items=limits.writer_items, max_bytes=limits.writer_bytes,
-            batch=limits.batch_items,
-        )  # fmt: skip
-        repair = Repair(
-            hub, store, metrics, poller.cork, period=config.delivery.repair_seconds,
-            grace=config.delivery.repair_grace_ms / 1000,
-        )  # fmt: skip
-        bus = RedisBus(url, partial(_corked, poller, hub.bus_message), repair.bus_lost)
-        hub.connect(bus)
-        signals = Signals(hub, store, metrics, poller.cork)
-        presence, board = _make_presence(config, url, name, store, writer, hub, metrics, poller.cork)
-        limiter, redis_limits = _make_limiter(config, url, metrics)
-        node = _make_node(
-            config, store, writer, hub, metrics, poller.cork, Roll(writer, name), limiter, signals, presence,
-            lambda token: tokens.verify(token, _wall_ms()),
-        )  # fmt: skip
-        for actor in (bus.run, poller.run, repair.run, Endings(hub, store).run, node.sweep, node.flush_marks, node.pace.run):
+        hub, node, limiter, presence, limits = core.hub, core.node, core.limiter, core.presence, config.limits
+        bus = RedisBus(url, partial(_corked, poller, hub.bus_message), core.repair.bus_lost)
+        board = RedisBoard(url, name.hex(), presence.heard_of, presence.board_lost, expiry=config.presence.expiry_seconds)
+        shared = RedisLimits(url, on_up=limiter.link_up, on_down=limiter.link_down)
+        core.connect(bus, board, shared)
+        for actor in (bus.run, board.run, shared.run, poller.run, *core.actors()):
             services.start_soon(actor)
-        indexer = Indexer(store, period=config.store.search_seconds)
-        metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: indexer.behind)
-        for actor in (redis_limits.run, limiter.run, board.run, signals.run, presence.run, indexer.run, Scrubber(store).run):
-            services.start_soon(actor)
-        ended = trio.Event()
-        services.start_soon(_run_until_closed, writer, ended)
         await services.start(node.roll.run)
         accounts = Accounts(
-            store, writer.call, Passwords(threads=config.auth.hash_workers, hasher=hasher_of(config.auth)), tokens,
+            store, core.writer.call, Passwords(threads=config.auth.hash_workers, hasher=hasher_of(config.auth)), tokens,
             open_registration=config.auth.open_registration, wall_ms=_wall_ms, on_ended=hub.sign_out,
         )  # fmt: skip
         readiness = Readiness()
-        readiness.add("store", lambda: writer.healthy)
+        readiness.add("store", lambda: core.writer.healthy)
         readiness.add("bus", lambda: bus.up, required=False)
         api = Api(accounts, readiness, limiter, origins=config.server.allowed_origins)
         listener = Listener(
@@ -190,17 +158,15 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
             outbox_bytes=limits.outbox_bytes, outbox_frames=limits.outbox_frames,
             allowed_origins=config.server.allowed_origins, tls=tls,
         )  # fmt: skip
-        _watch(metrics, node, listener, writer, bus, poller)
-        metrics.watch("signals_waiting", "Typing and receipts that wait, leases of typing among them", lambda: signals.waiting)
+        _watch(metrics, core, listener, bus, poller)
         ops = OpsPages(metrics.exposition, readiness)
-        await _serve_sockets(config, ops_asked, public, node, readiness, ended, listener, ops)
+        await _serve_sockets(config, ops_asked, public, core, readiness, listener, ops)
         services.cancel_scope.cancel()
     log.info("server.stopped")
 
 
-def _watch(
-    metrics: Metrics, node: Node, listener: Listener, writer: Writer, bus: RedisBus, poller: Poller
-) -> None:
+def _watch(metrics: Metrics, core: Assembly, listener: Listener, bus: RedisBus, poller: Poller) -> None:
+    node, writer, limiter, signals = core.node, core.writer, core.limiter, core.signals
     metrics.watch("sessions", "Sessions open now", lambda: len(node.sessions))
     metrics.watch("connections", "Connections open now, WebSocket or HTTP", lambda: listener.connections)
     metrics.watch("presence_people", "Users that this node says are there", lambda: node.presence.people)
@@ -215,6 +181,12 @@ def _watch(
     metrics.watch("bus_published", "Messages handed to the bus", lambda: bus.published, counter=True)
     metrics.watch("bus_received", "Messages received from the bus", lambda: bus.received, counter=True)
     metrics.watch("bus_dropped", "Messages let go while the bus was down or full", lambda: bus.dropped, counter=True)
+    metrics.watch("signals_waiting", "Typing and receipts that wait, leases of typing among them", lambda: signals.waiting)
+    metrics.watch("limit_leases", "Users' rate limits held here, one for each operation", lambda: limiter.leases)
+    metrics.watch("limit_reports", "Reports of leases to Redis", lambda: limiter.reports, counter=True)
+    metrics.watch("limit_failures", "Calls about rate limits that Redis did not answer", lambda: limiter.failures, counter=True)
+    metrics.watch("limit_redis_skipped", "1 while Redis is left alone after failures", lambda: float(limiter.skipping))
+    metrics.watch("search_behind", "Events that are stored and that search does not find yet", lambda: core.indexer.behind)
     metrics.watch("bus_reconnects", "Times that a link of the bus was made anew", lambda: bus.reconnects, counter=True)
 
 
@@ -232,8 +204,8 @@ def _collect_seldom() -> None:
 
 
 async def _serve_sockets(
-    config: Config, ops_asked: bool, public: list[trio.SocketListener], node: Node, readiness: Readiness,
-    writer_ended: trio.Event, listener: Listener, ops: OpsPages,
+    config: Config, ops_asked: bool, public: list[trio.SocketListener], core: Assembly, readiness: Readiness,
+    listener: Listener, ops: OpsPages,
 ) -> None:  # fmt: skip
     operators = await _listen_ops(config.server.ops, asked=ops_asked)
     async with trio.open_nursery() as connections:
@@ -247,15 +219,16 @@ async def _serve_sockets(
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for _ in signals:
                     break
-                node.draining = readiness.draining = True
+                core.node.draining = readiness.draining = True
                 acceptors.cancel_scope.cancel()
         for accepting in public:
             await accepting.aclose()
-        await _drain(config, node, writer_ended)
+        await _drain(config, core)
         connections.cancel_scope.cancel()
 
 
-async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
+async def _drain(config: Config, core: Assembly) -> None:
+    node = core.node
     with trio.move_on_after(config.server.drain_seconds + LAST_WORDS_SECONDS):
         await node.drain(config.server.drain_seconds)
     with trio.move_on_after(LAST_WORDS_SECONDS):
@@ -264,54 +237,13 @@ async def _drain(config: Config, node: Node, writer_ended: trio.Event) -> None:
         await node.roll.sign_off()
     node.writer.close()
     with trio.move_on_after(config.store.busy_seconds + LAST_WORDS_SECONDS) as scope:
-        await writer_ended.wait()
+        await core.writer_ended.wait()
     log.info("node.drained", stored_all=not scope.cancelled_caught)
-
-
-async def _run_until_closed(writer: Writer, ended: trio.Event) -> None:
-    await writer.run()
-    ended.set()
 
 
 def _corked(poller: Poller, receive: Callable[[bytes, bytes], None], channel: bytes, payload: bytes) -> None:
     with poller.cork:
         receive(channel, payload)
-
-
-def _make_limiter(config: Config, url: str, metrics: Metrics) -> tuple[Limiter, RedisLimits]:
-    limiter = Limiter(Tiers(config.limits), metrics)
-    redis = RedisLimits(url, on_up=limiter.link_up, on_down=limiter.link_down)
-    limiter.connect(redis)
-    metrics.watch("limit_leases", "Users' rate limits held here, one for each operation", lambda: limiter.leases)
-    metrics.watch("limit_reports", "Reports of leases to Redis", lambda: limiter.reports, counter=True)
-    metrics.watch("limit_failures", "Calls about rate limits that Redis did not answer", lambda: limiter.failures, counter=True)
-    metrics.watch("limit_redis_skipped", "1 while Redis is left alone after failures", lambda: float(limiter.skipping))
-    return limiter, redis
-
-
-def _make_presence(
-    config: Config, url: str, name: bytes, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork
-) -> tuple[Presence, RedisBoard]:
-    presence = Presence(store, writer.submit, hub.signal, metrics, cork, config.presence, _wall_ms)
-    hub.observers.append(presence)
-    board = RedisBoard(url, name.hex(), presence.heard_of, presence.board_lost, expiry=config.presence.expiry_seconds)
-    presence.connect(board)
-    return presence, board
-
-
-def _make_node(
-    config: Config, store: Store, writer: Writer, hub: Hub, metrics: Metrics, cork: Cork, roll: Roll, limiter: Limiter,
-    signals: Signals, presence: Presence, verify: Callable[[str], object]
-) -> Node:
-    return Node(
-        store=store, writer=writer, hub=hub, metrics=metrics, limits=config.limits, verify=verify,  # type: ignore[arg-type]
-        cork=cork, roll=roll, limiter=limiter, signals=signals, presence=presence,
-        heartbeat_ms=config.server.heartbeat_ms, hello_seconds=config.server.hello_seconds,
-        marks_seconds=config.delivery.marks_ms / 1000, random=SystemRandom(),
-        advertised={
-            "message_bytes": MAX_CLIENT_BYTES, "page_events": MAX_PAGE, "group_members": config.limits.group_members,
-        },
-    )  # fmt: skip
 
 
 async def _serve_ops(ops: OpsPages, stream: trio.SocketStream) -> None:

@@ -254,18 +254,18 @@ class Limiter:
 
     async def run(self) -> None:
         """Report what is due, until cancelled."""
-        swept = self._clock()
+        sweep_at = self._clock() + SWEEP_SECONDS
         while self._shared is not None:
             now = self._clock()
-            if now - swept >= SWEEP_SECONDS:
-                swept = now
+            if now >= sweep_at:
+                sweep_at = now + SWEEP_SECONDS
                 self._low.update((lease, None) for lease in self._due(now))
             while self._later and self._later[0][0] <= now:
                 _, _, lease, top_up = heapq.heappop(self._later)
                 if top_up:
                     lease.topping_up = False
                 self._put(lease)
-            pause = swept + SWEEP_SECONDS - now
+            pause = sweep_at - now
             if self._low or self._releases:
                 if not (wait := self._breaker.wait(now)):
                     await self._report(now)
