@@ -115,7 +115,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         data = data_dir_of(config)
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         tokens = load_tokens(config, data)
-        poller = Poller(lambda: metrics.stored)
+        poller = Poller(lambda: metrics.stored + metrics.requests)
         stack.callback(poller.close)  # after the services: the poller's own task is one of them
         store = await stack.enter_async_context(
             open_store(

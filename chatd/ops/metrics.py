@@ -22,6 +22,7 @@ _COUNTERS = {
     "connections_accepted": "Connections accepted on the public port",
     "connections_refused": "Connections turned away: too many from one address, or in all",
     "connection_faults": "Connections ended by a fault that was not the peer's",
+    "requests": "Requests taken in: everything but sends, marks and heartbeats",
     "stored": "Events committed (I1)",
     "deliveries": "Events written to sessions",
     "repeats": "Sends that had been stored before and got their first ack again (I3)",
@@ -75,6 +76,7 @@ class Metrics:
     connections_accepted: int
     connections_refused: int
     connection_faults: int
+    requests: int
     stored: int
     deliveries: int
     repeats: int

@@ -249,6 +249,7 @@ class Session:
 
     def _signal(self, message: messages.Typing | messages.Watch) -> None:
         """What is stored nowhere and has no answer."""
+        self._node.metrics.requests += 1
         if self._signals is None:
             self._signals = signals_bucket()
         if wait := self._signals.take(self.last_heard, signal_cost(message)):
@@ -275,6 +276,7 @@ class Session:
             self._node.limiter.refused(Limited.REQUESTS)
             self._refuse_message(request, ErrorCode.RATE_LIMITED, "too many requests", retry_after=wait)
             return
+        self._node.metrics.requests += 1
         self._mailbox.put(request, size)
         self._pace()
 

@@ -4,9 +4,9 @@ An epoll descriptor can itself be waited for (epoll(7), questions 3 and 4): Trio
 ready sockets is served per wake. Measured against one parked task per connection: 1.1 times the messages at 100
 connections, twice at 1000, since Trio re-arms a one-shot registration per wait and passes its scheduler per task.
 
-Where thousands are connected and nobody sends anything, a wake for each heartbeat is most of what they cost. Then, and only
-then, it looks every NAP_SECONDS (``Drowsiness``): what comes after a second without a stored message waits so long at most,
-requests and logins as well, until one is stored.
+Where thousands are connected and nobody says or asks anything, a wake for each heartbeat is most of what they cost. Then, and
+only then, it looks every NAP_SECONDS (``Drowsiness``): what comes after a second of nothing but heartbeats waits so long at
+most, and ends the naps.
 
 Owns: the epoll and the table of links. Waits for: the epoll, and in a nap for the clock. Ends when cancelled; links are
 then aborted by their owners. A link whose receiver raises is aborted alone: the failure boundary of the data path.
@@ -41,7 +41,8 @@ log = structlog.get_logger()
 
 
 class Drowsiness:
-    """Whether to nap. ``said`` counts what ends the naps: the messages that are stored."""
+    """Whether to nap. ``said`` counts what ends the naps: messages stored, and requests. With messages alone, who read history
+    where nobody wrote had a page in 25 ms instead of 3."""
 
     def __init__(self, said: Callable[[], int]) -> None:
         self._said = said

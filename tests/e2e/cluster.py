@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import cbor2
 import jwt
@@ -207,6 +208,13 @@ class Server:
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.log.close()
+
+
+def metric(server: Server, name: str) -> float:
+    """One number of the operators' page, without labels. Raises KeyError where there is none."""
+    with urlopen(f"{server.ops}/metrics", timeout=60) as page:
+        lines = page.read().decode().splitlines()
+    return float(dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))[name])
 
 
 class Cluster:

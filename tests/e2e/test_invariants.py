@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 import trio
 
-from tests.e2e.cluster import Closed, Cluster, Peer, Server
+from tests.e2e.cluster import Closed, Cluster, Peer, Server, metric
 
 SENDERS, MESSAGES, CONVERSATIONS = 50, 200, 20
 WINDOW = 20
@@ -38,13 +37,9 @@ def valkey(cluster: Cluster, command: bytes) -> bytes:
         return sock.recv(65536)
 
 
-def slow_consumers(server: Server) -> int:
+def slow_consumers(server: Server) -> float:
     """How many sessions the server says it has cut because they did not read."""
-    with urlopen(f"{server.ops}/metrics", timeout=60) as page:
-        for line in page.read().decode().splitlines():
-            if line.startswith("chatd_slow_consumers_total "):
-                return int(float(line.split()[1]))
-    raise AssertionError("no such metric")
+    return metric(server, "chatd_slow_consumers_total")
 
 
 def no_final_bye(message: dict[str, Any]) -> dict[str, Any]:

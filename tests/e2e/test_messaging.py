@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.e2e.cluster import Cluster, Peer, bodies
+from tests.e2e.cluster import Cluster, Peer, bodies, metric
 
 
 @pytest.mark.parametrize("encoding", ["cbor", "json"])
@@ -318,3 +318,15 @@ async def test_a_thousand_members(cluster: Cluster) -> None:
 async def _make_users(cluster: Cluster, names: list[str]) -> None:
     for number, name in enumerate(names):
         await (await Peer.open(cluster, number, name)).vanish()
+
+
+async def test_what_is_asked_is_counted(own_cluster: Cluster) -> None:
+    """Requests and typing end the poller's naps, as messages do: a hello and a page are two, heartbeats and marks none."""
+    server = own_cluster.server(0)
+    before = metric(server, "chatd_requests_total")
+    ann = await Peer.open(own_cluster, 0, "ann")
+    await ann.send({"t": "heartbeat"})
+    await ann.until(lambda m: m["t"] == "heartbeat")
+    await ann.ask("conversations")
+    assert metric(server, "chatd_requests_total") == before + 2
+    await ann.close()
