@@ -14,6 +14,7 @@ PACKAGES = {
     "chatd_client": ROOT / "clients/chatd_client",
     "chatd_terminal": ROOT / "clients/chatd_terminal",
     "chatd_bench": ROOT / "bench/chatd_bench",
+    "chatd_proof": ROOT / "tests/chatd_proof",
 }
 
 

@@ -40,12 +40,17 @@ PURE = [
     "chatd.timers",
     "chatd.wire.frames",
     "chatd.wire.handshake",
+    "chatd_proof.checker",
+    "chatd_proof.history",
+    "chatd_proof.membership",
+    "chatd_proof.observed",
+    "chatd_proof.verdict",
     "chatd_protocol",
 ]
 """What decides without waiting: the same input gives the same answer, at any time and in any order of tasks."""
 
 IMPURE = ["trio", "redis", "hiredis", "structlog", "time", "random", "apsw", "asyncio", "threading", "socket"]
-COMPOSITION_ROOTS = ["chatd.app", "chatd.accounts.admin"]
+COMPOSITION_ROOTS = ["chatd.app", "chatd.accounts.admin", "chatd.upkeep"]
 SERVER = "chatd"
 IN_PROCESS = [
     "chatd_bench.archive",
@@ -54,13 +59,16 @@ IN_PROCESS = [
     "chatd_bench.outage_run",
     "chatd_bench.servers.processes",
     "chatd_bench.servers.prosody",
+    "chatd_proof.logs",
+    "chatd_proof.simulation",
 ]
 """Measures what is too small to be seen over the wire, or makes what would take an hour over it (archive, limits); takes the
 server's Valkey away, and looks into its file (cluster, outage_run); gives peers the Valkey that chatd brings along, so that
-nobody has to install a Redis (processes); makes the SQLite files of another server (prosody)."""
+nobody has to install a Redis (processes); makes the SQLite files of another server (prosody). Runs
+chatd's own actors in a simulation, and reads the logs that a run has left behind (proof)."""
 PEERS = ["chatd_bench.servers.programs"]
 """Servers to compare with: started as programs, by the Python of an environment of their own; nothing here imports them."""
-CLIENTS = ["chatd_client", "chatd_terminal", "chatd_bench"]
+CLIENTS = ["chatd_client", "chatd_terminal", "chatd_bench", "chatd_proof"]
 
 
 def impure(found: Import) -> bool:
@@ -113,6 +121,12 @@ def root_imported(found: Import) -> bool:
     return within(found.imported, *COMPOSITION_ROOTS) and not within(found.importer, "chatd.cli", *COMPOSITION_ROOTS)
 
 
+def assembly_imported(found: Import) -> bool:
+    """The actors are wired to each other in one place, for who puts something under them: the server, and the simulation."""
+    allowed = within(found.importer, *COMPOSITION_ROOTS, "chatd_proof.simulation")
+    return within(found.imported, "chatd.assembly") and not allowed
+
+
 def port_looks_up(found: Import) -> bool:
     """A port says what is promised, in the words of the domain; it knows nobody who keeps or uses the promise."""
     known = ("chatd.conversations", "chatd.store.port", "chatd.store.query", "chatd.bus.port")
@@ -129,6 +143,7 @@ RULES: dict[Callable[[Import], bool], str] = {
     client_knows_server: "chatd_client.link: from chatd.wire import frames",
     server_knows_client: "chatd.cli: import chatd_client",
     root_imported: "chatd.sessions.node: from chatd import app",
+    assembly_imported: "chatd.sessions.node: from chatd import assembly",
     port_looks_up: "chatd.store.port: from chatd.store import writer",
 }
 
@@ -165,7 +180,7 @@ def test_the_rules_speak_of_what_there_is() -> None:
     """Every module that a rule names exists: a renamed one does not slip out of its rule."""
     others = ["chatd.store.port", "chatd.bus.port"]
     names = [*PURE, *COMPOSITION_ROOTS, *IN_PROCESS, *PEERS, *CLIENTS, *others]
-    roots = [ROOT, ROOT / "protocol", ROOT / "clients", ROOT / "bench"]
+    roots = [ROOT, ROOT / "protocol", ROOT / "clients", ROOT / "bench", ROOT / "tests"]
     for name in names:
         path = name.replace(".", "/")
         assert any((root / path).is_dir() or (root / f"{path}.py").is_file() for root in roots), name

@@ -1,4 +1,4 @@
-"""What an installation brings: the five packages, their data files, exact versions, and no name besides."""
+"""What an installation brings: the six packages, their data files, exact versions, and no name besides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_only_the_packages_become_importable(tmp_path: Path) -> None:
 
 
 def test_the_wheel_holds_what_is_needed(tmp_path: Path) -> None:
-    """Every source file, migration and type marker, and nothing outside of the five packages."""
+    """Every source file, migration and type marker, and nothing outside of the six packages."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, f"hatchling failed; use `make test`\n{built.stderr}"

@@ -1,0 +1,229 @@
+"""What a history holds, gathered for judgement: the attempts, the sessions and what they received, the log. Pure.
+
+What is wrong as soon as it is seen (two contents at one place, two acks for one change) is a fault at once; the rest is
+``checker``'s, who knows the whole.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatd_proof.history import (
+    UNKNOWN_CODES,
+    Acked,
+    Answered,
+    Asked,
+    Began,
+    Closed,
+    Delivered,
+    Described,
+    Opened,
+    Record,
+    Refused,
+    Sent,
+    Settled,
+    Stored,
+    WentLive,
+)
+from chatd_proof.membership import Membership
+from chatd_proof.verdict import Fault, Verdict
+
+Place = tuple[str, int]
+"""A conversation and a ``seq`` in it."""
+Send = tuple[str, str, int, str]
+"""User, device, cseq and content: one change, however often it was asked for."""
+
+
+@dataclass
+class Session:
+    user: str
+    device: str
+    positions: dict[str, int]
+    streams: dict[str, list[list[int]]] = field(default_factory=dict)
+    """By conversation: the ranges [first, last] that it received, in the order of receiving, each without a hole."""
+    asked: dict[int, Send] = field(default_factory=dict)
+    live: bool = False
+    closed_at: float = -1.0
+    last_at: float = 0.0
+
+
+@dataclass
+class Attempt:
+    """What became of one change. ``open``: times that it was asked for, without a definite no."""
+
+    to: str
+    first_at: float
+    open: int = 0
+    acked: Place | None = None
+    acked_at: float = float("inf")
+
+
+class Observed:
+    """Give it every record, in order (``feed``). Memory: the changes and the log, and for each session and conversation the
+    ranges that it received; not the deliveries."""
+
+    def __init__(self) -> None:
+        self.verdict = Verdict()
+        self.sessions: dict[str, Session] = {}
+        self.attempts: dict[Send, Attempt] = {}
+        self.seen: dict[Place, str] = {}
+        self.log: dict[str, dict[int, Stored]] = defaultdict(dict)
+        self.changes: dict[tuple[str, int], Asked] = {}
+        self.memberships: dict[str, Membership] = {}
+        self._gone: dict[tuple[str, str], float] = {}
+        self.settled = False
+        self._first_at: float | None = None
+        self._last_at = 0.0
+        self._acts: dict[type, Callable[[Any], None]] = {
+            Delivered: self._delivered, Sent: self._sent, Acked: self._acked, Refused: self._refused, Opened: self._opened,
+            WentLive: self._went_live, Closed: self._closed, Asked: self._asked, Answered: self._answered,
+        }  # fmt: skip
+
+    @property
+    def seconds(self) -> float:
+        """From the first record to the last."""
+        return self._last_at - (self._first_at or 0.0)
+
+    # --- what was recorded ----------------------------------------------------------------------
+
+    def feed(self, record: Record) -> None:
+        """Take one record in."""
+        if isinstance(record, Stored):
+            self._stored(record)
+        elif isinstance(record, Described):
+            self.memberships[record.conv] = Membership.always(record.members)
+        elif isinstance(record, Began):
+            self.verdict.source = record.source
+        else:
+            self._first_at = record.at if self._first_at is None else self._first_at
+            self._last_at = record.at
+            self._happened(record)
+
+    def _happened(self, record: Record) -> None:
+        if isinstance(record, Settled):
+            self.settled = True
+        else:
+            self._acts[type(record)](record)
+
+    def _opened(self, record: Opened) -> None:
+        self.sessions[record.session] = Session(record.user, record.device, record.positions, last_at=record.at)
+
+    def _asked(self, record: Asked) -> None:
+        self.changes[record.session, record.id] = record
+
+    def _session(self, name: str) -> Session:
+        session = self.sessions.get(name)
+        if session is None:
+            self.verdict.not_told.append(f"session {name} did something before it was opened")
+            session = self.sessions[name] = Session("", "", {})
+        return session
+
+    def _sent(self, record: Sent) -> None:
+        session = self._session(record.session)
+        send = (session.user, session.device, record.cseq, record.content)
+        attempt = self.attempts.get(send)
+        if attempt is None:
+            attempt = self.attempts[send] = Attempt(record.to, record.at)
+            self.verdict.figures["changes"] += 1
+        attempt.open += 1
+        session.asked[record.cseq] = send
+
+    def _acked(self, record: Acked) -> None:
+        self.verdict.looked_at["lost"] += 1
+        session, place = self._session(record.session), (record.conv, record.seq)
+        send = session.asked.get(record.cseq)
+        if not record.repeat:
+            self._received(session, record.session, record.conv, record.seq)
+        if send is None:
+            if not record.repeat:
+                self.fault("unasked", f"{record.session} got an ack of cseq {record.cseq}, which it never sent")
+            return
+        attempt = self.attempts[send]
+        if attempt.acked not in (None, place):
+            self.fault("twice", f"{name_of(send)} is acknowledged at {place_of(place)} and at {place_of(attempt.acked)}")
+        attempt.acked = place
+        attempt.acked_at = min(attempt.acked_at, record.at)
+        self.observe(place, send[3], f"the ack of {name_of(send)}")
+
+    def _refused(self, record: Refused) -> None:
+        self.verdict.figures["refused"] += 1
+        send = self._session(record.session).asked.get(record.cseq)
+        if send is not None and record.code not in UNKNOWN_CODES:
+            self.attempts[send].open -= 1
+
+    def _delivered(self, record: Delivered) -> None:
+        self.verdict.looked_at["unstored"] += 1
+        session = self._session(record.session)
+        session.last_at = record.at
+        self._received(session, record.session, record.conv, record.seq)
+        self.observe((record.conv, record.seq), record.content, f"session {record.session}")
+
+    def _received(self, session: Session, name: str, conv: str, seq: int) -> None:
+        if session.closed_at >= 0:
+            self.fault("order", f"session {name} received {conv}:{seq} after it was closed")
+        ranges = session.streams.setdefault(conv, [])
+        if ranges and seq == ranges[-1][1] + 1:
+            ranges[-1][1] = seq
+        else:
+            ranges.append([seq, seq])
+
+    def observe(self, place: Place, content: str, who: str) -> None:
+        """Somebody saw this content there; all have to see the same."""
+        self.verdict.looked_at["contents"] += 1
+        known = self.seen.setdefault(place, content)
+        if content and known != content:
+            if known:
+                self.fault("contents", f"{place_of(place)} is {content} for {who}, and was {known} for another one")
+            else:
+                self.seen[place] = content
+
+    def _went_live(self, record: WentLive) -> None:
+        session = self._session(record.session)
+        session.live = True
+        gone = self._gone.pop((session.user, session.device), None)
+        if gone is not None:
+            self.verdict.gaps.append(record.at - gone)
+
+    def _closed(self, record: Closed) -> None:
+        session = self._session(record.session)
+        session.closed_at, session.asked = record.at, {}
+        if session.live:
+            self._gone[session.user, session.device] = record.at
+
+    def _answered(self, record: Answered) -> None:
+        asked = self.changes.get((record.session, record.id))
+        if asked is None:
+            self.verdict.not_told.append(f"session {record.session} got an answer to {record.id}, which it never asked")
+        elif record.code:
+            del self.changes[record.session, record.id]
+        else:
+            self.verdict.looked_at["members"] += 1
+            self.verdict.done.append(asked)
+
+    def _stored(self, record: Stored) -> None:
+        self.verdict.looked_at["holes"] += 1
+        of_conv = self.log[record.conv]
+        known = of_conv.get(record.seq)
+        if known is None:
+            of_conv[record.seq] = record
+        elif (known.kind, known.sender, known.content) != (record.kind, record.sender, record.content):
+            self.fault(
+                "contents", f"{record.conv}:{record.seq} is {record.content or record.kind} for the reader {record.reader}, and "
+                f"{known.content or known.kind} for the reader {known.reader}",
+            )  # fmt: skip
+
+    def fault(self, kind: str, text: str) -> None:
+        self.verdict.add(Fault(kind, text))
+
+
+def name_of(send: Send) -> str:
+    """A change, for people."""
+    user, device, cseq, content = send
+    return f"{user}/{device} cseq {cseq} ({content})"
+
+
+def place_of(place: Place | None) -> str:
+    return "nowhere" if place is None else f"{place[0]}:{place[1]}"
