@@ -4,7 +4,7 @@ VENV ?= .venv
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types compiled bench bench-peers format lock clean
+.PHONY: help run test test-faults lint types compiled bench bench-peers format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,11 @@ run: ## Start a server (Ctrl-C stops it)
 test: ## Run the tests
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/pytest --numprocesses auto --dist worksteal $(ARGS)
+
+test-faults: ## Prove what is promised: thousands of simulated runs, then real faults, in about an hour (ARGS='--soak 1800')
+	@.ci/environment $(VENV) requirements-dev.lock
+	@$(VENV)/bin/python -m chatd_proof simulate --seeds 2000 --new 500
+	@$(VENV)/bin/pytest --faults --verbose tests/faults $(ARGS)
 
 lint: ## Look for mistakes and unsorted imports
 	@.ci/environment $(VENV) requirements-dev.lock

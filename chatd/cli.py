@@ -149,6 +149,55 @@ def token(file: Path | None, data: str | None, name: str) -> None:
     click.echo(made)
 
 
+@main.command(short_help="Copy the data while servers run.")
+@configured
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--with-key", is_flag=True, help="With the key that signs tokens: whoever has it may speak for everybody.")
+def backup(file: Path | None, data: str | None, target: Path, with_key: bool) -> None:
+    """Copy the data to the new directory TARGET, as it is at this moment, and verify the copy. Servers may run, and wait for
+    nothing.
+
+    Without the key people sign in once more after a restore to a new directory.
+    """
+    from chatd.upkeep import back_up
+
+    config = _load(file, data)
+    with _one_line_errors(config), _found_sound() as tell:
+        counts = back_up(config, target, tell, _show_progress, with_key=with_key)
+    click.echo(f"{target}: {_in_words(counts)}")
+
+
+@main.command(short_help="Put a backup in the place of the data.")
+@configured
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Also where there is data: it is kept beside, as chatd.db.before-restore.")
+def restore(file: Path | None, data: str | None, source: Path, replace: bool) -> None:
+    """Put the backup SOURCE in the place of the data directory's store, once it is verified. No server may run on it.
+
+    What was said after the backup is gone: clients that have more than the server ask for it in vain.
+    """
+    from chatd.upkeep import restore
+
+    config = _load(file, data)
+    with _one_line_errors(config), _found_sound() as tell:
+        counts = restore(config, source, tell, replace=replace)
+    click.echo(f"{data_dir_of(config)}: {_in_words(counts)}")
+
+
+@main.command(short_help="Look whether the data is sound.")
+@configured
+def verify(file: Path | None, data: str | None) -> None:
+    """Look whether the data is what chatd promises: every log 1, 2, 3, ... without a hole, every number of a device stored
+    once, every cursor within its log. Servers may run. Exit status 1 where it is not.
+    """
+    from chatd.upkeep import verify_data
+
+    config = _load(file, data)
+    with _one_line_errors(config), _found_sound() as tell:
+        counts = verify_data(config, tell)
+    click.echo(f"{data_dir_of(config)}: {_in_words(counts)}; sound")
+
+
 @main.command("check-config", short_help="Print the effective configuration, or what is wrong with it.")
 @configured
 def check_config(file: Path | None, data: str | None) -> None:
@@ -219,6 +268,32 @@ def chat(
     sys.exit(run_plain(url, name, password_file=password_file, to=to, follow=follow, timeout_s=timeout))
 
 
+@contextmanager
+def _found_sound() -> Iterator[Callable[[str, list[str]], None]]:
+    """Prints each promise as it is looked at; at the end, fails where one was broken."""
+    broken = 0
+
+    def tell(promise: str, found: list[str]) -> None:
+        nonlocal broken
+        broken += bool(found)
+        click.echo(f"{promise:<48} {'BROKEN' if found else 'yes'}")
+        for text in found:
+            click.echo(f"    {text}")
+
+    yield tell
+    if broken:
+        raise click.ClickException(f"{broken} of the promises are broken")
+
+
+def _show_progress(done: int, pages: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{100 * done // max(1, pages)} %", err=True, nl=done == pages)
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
 def _load(file: Path | None, data: str | None, listen: str | None = None, ops: str | None = None) -> Config:
     given = {"store.data": data, "server.listen": listen, "server.ops": ops}
     try:
@@ -247,11 +322,12 @@ def _one_line_errors(config: Config) -> Iterator[None]:
     """For a command that does one thing to the data directory: it fails in a line, and logs only what is not normal."""
     from chatd.accounts.admin import AdminError
     from chatd.logs import configure_logging
+    from chatd.upkeep import UpkeepFailed
 
     configure_logging("warning", config.log.format)
     try:
         yield
-    except AdminError as fault:
+    except (AdminError, UpkeepFailed) as fault:
         raise click.ClickException(str(fault)) from fault
 
 

@@ -62,7 +62,7 @@ def migrate(path: Path, *, busy_ms: int) -> None:
     connection = open_connection(path, busy_ms=busy_ms, read_only=False)
     try:
         with translated():
-            _check_version(connection, path, len(steps))
+            check_version(connection, path)
             for number, name in enumerate(steps, 1):
                 connection.execute("BEGIN IMMEDIATE")
                 if _version(connection) < number:
@@ -90,7 +90,10 @@ def _version(connection: apsw.Connection) -> int:
     return version
 
 
-def _check_version(connection: apsw.Connection, path: Path, known: int) -> None:
-    version = _version(connection)
+def check_version(connection: apsw.Connection, path: Path, *, exactly: bool = False) -> None:
+    """Raises NewerSchema, and with ``exactly`` Unavailable for an older one."""
+    version, known = _version(connection), len(_steps())
     if version > known:
         raise NewerSchema(f"{path} has schema version {version}; this chatd knows up to {known}: use the newer chatd")
+    if exactly and version < known:
+        raise Unavailable(f"{path} has schema version {version}, this chatd {known}: a server that starts brings it there")

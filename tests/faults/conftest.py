@@ -1,0 +1,52 @@
+"""Faults on real processes take minutes: they run with ``--faults`` (``make test-faults``), and end with a table of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster import OPENED, Cluster
+
+ROWS: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()
+FREELY = """
+[limits]
+messages_per_second = 1000
+messages_burst = 5000
+"""
+"""Rate limits are not what is tried."""
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes clusters of real nodes, and ends them: ``clusters(nodes, settings)``."""
+    made: list[Cluster] = []
+
+    def make(nodes: int, settings: str = FREELY, **more: Any) -> Cluster:
+        directory = tmp_path / f"cluster{len(made)}"
+        directory.mkdir()
+        made.append(Cluster(directory, nodes, settings, **more))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.stop()
+    OPENED.clear()
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Adds a line of figures to the table at the end: ``told("repaired within 0.8 s")``."""
+    rows = request.config.stash.setdefault(ROWS, [])
+    return lambda figures: rows.append((request.node.name.removeprefix("test_").replace("_", " "), figures))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table."""
+    rows = config.stash.get(ROWS, [])
+    if rows:
+        terminalreporter.section("what was seen")
+        for name, figures in rows:
+            terminalreporter.write_line(f"{name:<60} {figures}")

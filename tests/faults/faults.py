@@ -1,0 +1,81 @@
+"""What can be done to real processes from outside: killed, stopped, cut off from Redis, taken space and descriptors from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from tests.e2e.cluster import Cluster, Server
+
+
+def valkey(cluster: Cluster, *words: str) -> bytes:
+    """One command to the cluster's embedded Valkey. Raises OSError while it is away."""
+    path = next(iter(cluster.data.rglob("*.sock")), None)
+    if path is None:
+        raise ConnectionRefusedError("no embedded Valkey listens in the data directory")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in words))
+        return sock.recv(65536)
+
+
+async def ask_valkey(cluster: Cluster, *words: str) -> bytes:
+    """The same, tried until it is there."""
+    with trio.fail_after(60):
+        while True:
+            try:
+                return await trio.to_thread.run_sync(valkey, cluster, *words)
+            except OSError:
+                await trio.sleep(0.05)
+
+
+def children_of(server: Server) -> list[int]:
+    """The processes that a node has started: its embedded Valkey."""
+    found = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """SIGSTOP, then SIGCONT: a node that sleeps, and does not know that it has."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def injected(server: Server, *rules: str) -> Iterator[subprocess.Popen[bytes]]:
+    """System calls of a node that fail or are late, by ``strace``: rules as ``fdatasync:error=EIO``."""
+    traced = ",".join(rule.partition(":")[0] for rule in rules)
+    command = ["strace", "-f", "-q", "-o", "/dev/null", "-p", str(server.process.pid), "-e", f"trace={traced}"]
+    for rule in rules:
+        command += ["-e", f"inject={rule}"]
+    tracing = subprocess.Popen(command)
+    try:
+        yield tracing
+    finally:
+        tracing.send_signal(signal.SIGINT)
+        tracing.wait(30)
+
+
+def descriptors(server: Server) -> int:
+    """How many files it has open."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def resident(server: Server) -> int:
+    """KiB."""
+    for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
