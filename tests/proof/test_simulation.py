@@ -13,6 +13,7 @@ import pytest
 import trio
 from chatd_proof.simulation.campaign import run_seed
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from chatd.adapters.sqlite.commit import Commit
 from chatd.delivery.hub import Hub
@@ -110,7 +111,7 @@ GUARDS: dict[str, tuple[Any, str, Any]] = {
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_guard_that_is_off_is_missed(guard: str) -> None:
     owner, name, instead = GUARDS[guard]
-    with patch.object(owner, name, instead):
+    with patch.object(owner, name, instead), capture_logs():  # what the nodes say of what is done to them
         seed = next((seed for seed in range(FROM, FROM + ENOUGH) if run_seed(seed).text), None)
     print(f"found with seed {seed}")
     assert seed is not None, f"{ENOUGH} seeds, and nobody missed that {guard}"

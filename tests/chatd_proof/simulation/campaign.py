@@ -34,7 +34,6 @@ class Finding:
 
 def run_seed(seed: int, keep: Path | None = None) -> Finding:
     """One run. Where a promise was broken, or a node failed, the text says how; ``keep`` gets the history."""
-    configure_logging("critical", "json")
     try:
         outcome = simulate(seed)
     except Exception as fault:  # noqa: BLE001 - whatever a node raises is what is looked for
@@ -58,7 +57,8 @@ def _first(fault: BaseException) -> BaseException:
 def run_seeds(seeds: Iterable[int], jobs: int, keep: Path | None = None) -> Iterator[Finding]:
     """Each seed's finding, in their order. Ends its processes when it is closed."""
     os.environ["PYTHONHASHSEED"] = "0"  # for the processes: this one has its own already
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawning, initializer=configure_logging, initargs=("critical", "json")) as pool:
         waiting = iter(seeds)
         flying = [pool.submit(run_seed, seed, keep) for seed, _ in zip(waiting, range(jobs * AHEAD), strict=False)]
         try:
