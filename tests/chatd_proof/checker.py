@@ -64,6 +64,8 @@ class Checker:
             missing.append("that everything has settled (no `settled` record): whether everybody has everything is not judged")
         if not self._observed.verdict.figures["acknowledged"] or not self._observed.verdict.looked_at["unstored"]:
             missing.append("an acknowledgement, and a delivery: a history in which nothing happens proves nothing")
+        if self._observed.settled and not self._observed.verdict.looked_at["unseen"]:
+            missing.append("somebody who was there when everything had settled: whether everybody has everything is not judged")
         unknown = sorted(conv for conv, membership in self._observed.memberships.items() if not membership.known)
         if unknown:
             missing.append(f"who is in {', '.join(unknown[:5])} (no `created` event, no `described` record)")
@@ -188,7 +190,7 @@ class Checker:
                 if strange := membership.hidden(session.user, first, last):
                     self._observed.fault("non_member", f"session {name} of {session.user} received {conv} {_few(strange)}")
             had[device] = max(had.get(device, 0), ranges[-1][1])
-        if self._observed.settled and session.live and session.closed_at < 0:
+        if name in self._observed.at_end:
             self._judge_end(name, session)
 
     def _judge_order(

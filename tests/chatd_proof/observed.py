@@ -75,6 +75,7 @@ class Observed:
         self.memberships: dict[str, Membership] = {}
         self._gone: dict[tuple[str, str], float] = {}
         self.settled = False
+        self.at_end: set[str] = set()
         self._first_at: float | None = None
         self._last_at = 0.0
         self._acts: dict[type, Callable[[Any], None]] = {
@@ -105,6 +106,7 @@ class Observed:
     def _happened(self, record: Record) -> None:
         if isinstance(record, Settled):
             self.settled = True
+            self.at_end = {name for name, session in self.sessions.items() if session.live and session.closed_at < 0}
         else:
             self._acts[type(record)](record)
 

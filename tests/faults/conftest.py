@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.e2e.cluster import OPENED, Cluster
 
@@ -33,7 +34,13 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in made:
         cluster.stop()
-    OPENED.clear()
+
+
+@pytest.fixture(autouse=True)
+async def _no_stream_left() -> AsyncIterator[None]:
+    yield
+    while OPENED:
+        await trio.aclose_forcefully(OPENED.pop())
 
 
 @pytest.fixture

@@ -252,6 +252,17 @@ def test_a_planted_fault_is_found(planted: str) -> None:
     assert not verdict.proven
 
 
+def test_who_leaves_after_the_end_was_there() -> None:
+    """A run is settled, judged by who is there then, and taken down; a history in which nobody was is no proof."""
+    leaving = [Closed(99.0, name, 1000) for name in ("ann1", "ben1", "cyd2")]
+    assert check([*sound(), *leaving]).proven
+    without = drop(sound(), Delivered, session="ben1", seq=10)
+    assert check([*without, *leaving]).counts["unseen"]
+    at = of(sound(), Settled)
+    before: Records = [*sound()[:at], *leaving, *sound()[at:]]
+    assert "somebody who was there" in readable(check(before))
+
+
 def test_every_question_has_its_planted_fault() -> None:
     assert {kind for kind, _ in PLANTED.values()} == set(QUESTIONS)
 
