@@ -20,7 +20,7 @@ from chatd.adapters.sqlite.copying import copy_file, sync, take_for_oneself
 from chatd.adapters.sqlite.database import migrate
 from chatd.adapters.sqlite.verification import verify
 from chatd.config import Config, ConfigError, data_dir_of
-from chatd.store.port import StoreError, Unavailable
+from chatd.store.port import StoreError
 
 FORMAT = 1
 STORE = "chatd.db"
@@ -147,7 +147,7 @@ def _copy(source: Path, target: Path) -> None:
 def _one_line() -> Iterator[None]:
     try:
         yield
-    except (ConfigError, StoreError, Unavailable) as fault:
+    except (ConfigError, StoreError) as fault:
         raise UpkeepFailed(str(fault)) from fault
     except OSError as fault:
         raise UpkeepFailed(f"{fault.filename}: {fault.strerror}") from fault

@@ -47,14 +47,12 @@ class Session:
     asked: dict[int, Send] = field(default_factory=dict)
     live: bool = False
     closed_at: float = -1.0
-    last_at: float = 0.0
 
 
 @dataclass
 class Attempt:
     """What became of one change. ``open``: times that it was asked for, without a definite no."""
 
-    to: str
     first_at: float
     open: int = 0
     acked: Place | None = None
@@ -111,7 +109,7 @@ class Observed:
             self._acts[type(record)](record)
 
     def _opened(self, record: Opened) -> None:
-        self.sessions[record.session] = Session(record.user, record.device, record.positions, last_at=record.at)
+        self.sessions[record.session] = Session(record.user, record.device, record.positions)
 
     def _asked(self, record: Asked) -> None:
         self.changes[record.session, record.id] = record
@@ -128,7 +126,7 @@ class Observed:
         send = (session.user, session.device, record.cseq, record.content)
         attempt = self.attempts.get(send)
         if attempt is None:
-            attempt = self.attempts[send] = Attempt(record.to, record.at)
+            attempt = self.attempts[send] = Attempt(record.at)
             self.verdict.figures["changes"] += 1
         attempt.open += 1
         session.asked[record.cseq] = send
@@ -159,7 +157,6 @@ class Observed:
     def _delivered(self, record: Delivered) -> None:
         self.verdict.looked_at["unstored"] += 1
         session = self._session(record.session)
-        session.last_at = record.at
         self._received(session, record.session, record.conv, record.seq)
         self.observe((record.conv, record.seq), record.content, f"session {record.session}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count
@@ -114,8 +114,5 @@ class ExchangeBus:
                 if self.up and channel in self.subscribed:
                     with self._cork:
                         self._on_message(channel, payload)
-            with trio.move_on_at(self._coming[0][0]) if self._coming else _for_ever():
+            with trio.move_on_at(self._coming[0][0]) if self._coming else trio.CancelScope():
                 await self._bell.wait()
-
-
-_for_ever: Callable[[], trio.CancelScope] = trio.CancelScope

@@ -38,12 +38,11 @@ class Redis:
         self.buckets.clear()
         self.board.clear()
 
-    async def answer(self) -> bool:
-        """On the way there and back; whether what was asked is done. Raises ConnectionError where no answer comes."""
+    async def ask(self, down: type[Exception]) -> None:
+        """On the way there, or back. Raises ``down`` where no answer comes."""
         await trio.sleep(self.random.random() * LATENCY_SECONDS)
-        if self.away:
-            raise ConnectionError
-        return not (self.lost and self.random.random() < self.lost)
+        if self.away or (self.lost and self.random.random() < self.lost):
+            raise down("the simulated Redis")
 
 
 class SimulatedLimits:
@@ -56,9 +55,9 @@ class SimulatedLimits:
 
     async def lease(self, node: str, number: int, reports: Sequence[Report]) -> list[Grant]:
         """See the port."""
-        await self._ask()
+        await self._redis.ask(SharedDown)
         grants = [self._grant(node, number, report) for report in reports]
-        await self._ask()
+        await self._redis.ask(SharedDown)
         return grants
 
     def _grant(self, node: str, number: int, report: Report) -> Grant:
@@ -88,21 +87,13 @@ class SimulatedLimits:
 
     async def count(self, key: str, rule: Rule, n: int) -> Counted:
         """See the port; nobody is refused: addresses are not what is simulated."""
-        await self._ask()
+        await self._redis.ask(SharedDown)
         return Counted(True, rule.burst, 0, 0)
 
     async def peek(self, buckets: Sequence[tuple[str, Rule]]) -> list[float]:
         """See the port."""
-        await self._ask()
+        await self._redis.ask(SharedDown)
         return [self._bucket(key, rule).tokens for key, rule in buckets]
-
-    async def _ask(self) -> None:
-        try:
-            if await self._redis.answer():
-                return
-        except ConnectionError:
-            pass
-        raise SharedDown("the simulated Redis")
 
 
 class SimulatedBoard:
@@ -124,7 +115,7 @@ class SimulatedBoard:
 
     async def put(self, entries: Sequence[Entry], *, tell: bool) -> None:
         """See the port."""
-        await self._ask()
+        await self._redis.ask(BoardDown)
         until = trio.current_time() + self._expiry
         for user, status, seen in entries:
             self._redis.board.setdefault(user, {})[self._node] = (status, seen, until)
@@ -134,7 +125,7 @@ class SimulatedBoard:
 
     async def read(self, users: Sequence[str]) -> list[list[Lease]]:
         """See the port."""
-        await self._ask()
+        await self._redis.ask(BoardDown)
         now = trio.current_time()
         return [
             [
@@ -160,11 +151,3 @@ class SimulatedBoard:
     async def run(self) -> None:
         """See the port."""
         await trio.sleep_forever()
-
-    async def _ask(self) -> None:
-        try:
-            if await self._redis.answer():
-                return
-        except ConnectionError:
-            pass
-        raise BoardDown("the simulated Redis")

@@ -41,7 +41,7 @@ SCRATCH = "/dev/shm"
 
 @dataclass
 class Outcome:
-    """What came of a seed. ``unsettled``: who had not got everything in time; ``complaints``: answers that no client expects."""
+    """What came of a seed. ``complaints``: who has not come to rest in time, and answers that no client expects."""
 
     seed: int
     verdict: Verdict
