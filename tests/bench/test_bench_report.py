@@ -78,12 +78,34 @@ def test_the_newest_run_that_counts_is_taken(put):
     assert (goal.verdict, goal.measured) == (LEAST, "31,000/s over 200 connections")
 
 
-def test_what_is_void_reaches_nothing_and_says_why(put):
-    directory = put("dm", flow(90_000.0, void=[BUSY]), connections=200)
+@pytest.mark.parametrize(("rate", "verdict", "told"), [
+    (29_000.0, VOID, "void"), (31_000.0, LEAST, "reached in a void run"), (61_000.0, AIM, "reached in a void run"),
+])  # fmt: skip
+def test_a_void_run_misses_nothing_and_may_reach(put, rate, verdict, told):
+    """What makes it void only makes it worse."""
+    directory = put("dm", flow(rate, void=[BUSY]), connections=200)
     goal = verdicts(directory)["1:1 stored, acked, delivered, saturated"]
-    assert (goal.verdict, goal.void) == (VOID, (BUSY,))
+    assert (goal.verdict, goal.void) == (verdict, (BUSY,))
     write_report([directory], directory)
-    assert f"saturated: void: {BUSY}" in (directory / "report.md").read_text()
+    lines = [line for line in (directory / "report.md").read_text().splitlines() if line.endswith(BUSY)]
+    assert any(line.startswith(f"- 1:1 stored, acked, delivered, saturated: {told}") for line in lines)
+
+
+@pytest.mark.parametrize(("void", "verdict"), [({"one"}, VOID), ({"two"}, LEAST), (set(), LEAST)])
+def test_what_is_held_against_a_void_run_reaches_nothing(put, void, verdict):
+    """The one that was disturbed makes the other look better than it is."""
+    put("dm", flow(10_000.0, void=[BUSY] if "one" in void else []), connections=200)
+    directory = put("dm", flow(20_000.0, void=[BUSY] if "two" in void else []), connections=200, nodes=2)
+    assert verdicts(directory)["two processes against one"].verdict == verdict
+
+
+def test_half_of_a_saturation_that_was_void_may_be_less_than_half(put):
+    put("dm", flow(40_000.0, void=[BUSY]), connections=200)
+    directory = put("dm", flow(20_000.0, p99=1.0), connections=200, rate=20_000.0)
+    goal = "1:1 at half of saturation, p99 / p99.9"
+    assert verdicts(directory)[goal].verdict == VOID
+    put("dm", flow(40_000.0), connections=200)
+    assert verdicts(directory)[goal].verdict == AIM
 
 
 def test_figures_of_another_machine_are_left_out(put):
