@@ -45,7 +45,7 @@ class Session:
     streams: dict[str, list[list[int]]] = field(default_factory=dict)
     """By conversation: the ranges [first, last] that it received, in the order of receiving, each without a hole."""
     asked: dict[int, Send] = field(default_factory=dict)
-    live: bool = False
+    live_at: float = float("inf")
     closed_at: float = -1.0
 
 
@@ -72,6 +72,8 @@ class Observed:
         self.changes: dict[tuple[str, int], Asked] = {}
         self.memberships: dict[str, Membership] = {}
         self._gone: dict[tuple[str, str], float] = {}
+        self._out_at: dict[Place, float] = {}
+        """When the first of all received it."""
         self.settled = False
         self.at_end: set[str] = set()
         self._first_at: float | None = None
@@ -104,7 +106,7 @@ class Observed:
     def _happened(self, record: Record) -> None:
         if isinstance(record, Settled):
             self.settled = True
-            self.at_end = {name for name, session in self.sessions.items() if session.live and session.closed_at < 0}
+            self.at_end = {name for name, one in self.sessions.items() if one.live_at <= record.at and one.closed_at < 0}
         else:
             self._acts[type(record)](record)
 
@@ -136,7 +138,7 @@ class Observed:
         session, place = self._session(record.session), (record.conv, record.seq)
         send = session.asked.get(record.cseq)
         if not record.repeat:
-            self._received(session, record.session, record.conv, record.seq)
+            self._received(session, record)
         if send is None:
             if not record.repeat:
                 self.fault("unasked", f"{record.session} got an ack of cseq {record.cseq}, which it never sent")
@@ -157,12 +159,16 @@ class Observed:
     def _delivered(self, record: Delivered) -> None:
         self.verdict.looked_at["unstored"] += 1
         session = self._session(record.session)
-        self._received(session, record.session, record.conv, record.seq)
+        self._received(session, record)
         self.observe((record.conv, record.seq), record.content, f"session {record.session}")
 
-    def _received(self, session: Session, name: str, conv: str, seq: int) -> None:
+    def _received(self, session: Session, record: Delivered | Acked) -> None:
+        conv, seq, at = record.conv, record.seq, record.at
         if session.closed_at >= 0:
-            self.fault("order", f"session {name} received {conv}:{seq} after it was closed")
+            self.fault("order", f"session {record.session} received {conv}:{seq} after it was closed")
+        out_at = self._out_at.setdefault((conv, seq), at)
+        if session.live_at < out_at:
+            self.verdict.behind[round((at - out_at) * 1000)] += 1
         ranges = session.streams.setdefault(conv, [])
         if ranges and seq == ranges[-1][1] + 1:
             ranges[-1][1] = seq
@@ -181,7 +187,7 @@ class Observed:
 
     def _went_live(self, record: WentLive) -> None:
         session = self._session(record.session)
-        session.live = True
+        session.live_at = record.at
         gone = self._gone.pop((session.user, session.device), None)
         if gone is not None:
             self.verdict.gaps.append(record.at - gone)
@@ -189,7 +195,7 @@ class Observed:
     def _closed(self, record: Closed) -> None:
         session = self._session(record.session)
         session.closed_at, session.asked = record.at, {}
-        if session.live:
+        if session.live_at <= record.at:
             self._gone[session.user, session.device] = record.at
 
     def _answered(self, record: Answered) -> None:

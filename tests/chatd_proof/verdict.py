@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chatd_proof.history import Asked
@@ -40,7 +40,8 @@ class Fault:
 @dataclass
 class Verdict:
     """``looked_at``: by question, of how many things it was asked. ``gaps``: seconds without a live session, for each return of
-    a device. ``not_told``: what the history would have to tell to be a proof."""
+    a device. ``behind``: how many deliveries to sessions that were live came so many milliseconds after the first of all who
+    received it. ``not_told``: what the history would have to tell to be a proof."""
 
     source: str = ""
     faults: list[Fault] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Verdict:
     looked_at: Counter[str] = field(default_factory=Counter)
     figures: Counter[str] = field(default_factory=Counter)
     gaps: list[float] = field(default_factory=list)
+    behind: Counter[float] = field(default_factory=Counter)
     done: list[Asked] = field(default_factory=list)
     not_told: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -78,7 +80,10 @@ def readable(verdict: Verdict) -> str:
         f"  {verdict.looked_at['unstored']:,} deliveries; {', '.join(heard)}",
     ]  # fmt: skip
     if verdict.gaps:
-        lines.append(f"  away, per return of a device: {_spread(verdict.gaps)}")
+        lines.append(f"  away, per return of a device: {_spread(Counter[float](verdict.gaps))}")
+    if verdict.behind:
+        behind = Counter[float]({late / 1000: count for late, count in verdict.behind.items()})
+        lines.append(f"  behind the first who received it: {_spread(behind)}")
     lines.append("")
     for kind, question in QUESTIONS.items():
         lines.append(f"  {question:<48} {verdict.counts[kind]:>7,}   of {verdict.looked_at[kind]:,}")
@@ -97,10 +102,16 @@ def _last_line(verdict: Verdict) -> str:
     return "holds"
 
 
-def _spread(gaps: Sequence[float]) -> str:
-    ordered = sorted(gaps)
-    return f"p50 {_at(ordered, 0.5):.2f} s, p99 {_at(ordered, 0.99):.2f} s, longest {ordered[-1]:.2f} s, {len(ordered):,} of them"
+def percentile(values: Mapping[float, int], share: float) -> float:
+    """Of values that were counted; not a number where there are none."""
+    left = int(share * sum(values.values()))
+    for value in sorted(values):
+        left -= values[value]
+        if left < 0:
+            return value
+    return max(values, default=float("nan"))
 
 
-def _at(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _spread(seconds: Mapping[float, int]) -> str:
+    p50, p99, count = percentile(seconds, 0.5), percentile(seconds, 0.99), sum(seconds.values())
+    return f"p50 {p50:.2f} s, p99 {p99:.2f} s, longest {max(seconds):.2f} s, {count:,} of them"

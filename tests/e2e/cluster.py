@@ -67,11 +67,13 @@ class Socket:
 
     @classmethod
     async def connect(
-        cls, port: int, subprotocol: str, tls: ssl.SSLContext | None = None, *, narrow: bool = False
+        cls, port: int, subprotocol: str, tls: ssl.SSLContext | None = None, *, narrow: bool = False,
+        over: trio.abc.Stream | None = None,
     ) -> Socket:
-        """The opening handshake, over TLS with a context that says whom to trust. Raises OSError, Closed."""
+        """The opening handshake, over TLS with a context that says whom to trust, and over a stream that is open already where
+        one is given. Raises OSError, Closed."""
         protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/ws"), subprotocols=[subprotocol])  # type: ignore[list-item]
-        stream: trio.abc.Stream = await (open_narrow_stream if narrow else trio.open_tcp_stream)("127.0.0.1", port)
+        stream = over or await (open_narrow_stream if narrow else trio.open_tcp_stream)("127.0.0.1", port)
         OPENED.append(stream)
         if tls is not None:
             stream = trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
@@ -152,12 +154,13 @@ class Server:
     """One ``chatd serve`` process; ``port`` and ``ops`` are known once it has printed them."""
 
     def __init__(
-        self, data: Path, config: Path, environ: dict[str, str], tls: ssl.SSLContext | None = None, scheme: str = "http"
+        self, data: Path, config: Path, environ: dict[str, str], tls: ssl.SSLContext | None = None, scheme: str = "http",
+        listen: str = "127.0.0.1",
     ) -> None:
         self.tls = tls
         self.log = (data / f"server-{os.urandom(4).hex()}.log").open("wb")
         command = [sys.executable, "-m", "chatd", "serve", "--config", str(config), "--data", str(data)]
-        command += ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
+        command += ["--listen", f"{listen}:0", "--ops", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **environ}
         )
@@ -222,10 +225,11 @@ class Cluster:
 
     def __init__(
         self, directory: Path, nodes: int, settings: str = "", environ: dict[str, str] | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | None = None, listen: str = "127.0.0.1",
     ) -> None:
         """``tls``: what clients trust, where ``settings`` give the servers a certificate."""
         self.tls = tls
+        self._listen = listen
         self.data = directory / "data"
         self.data.mkdir(exist_ok=True)
         self.key = Ed25519PrivateKey.generate()
@@ -248,7 +252,7 @@ class Cluster:
             raise
 
     def start(self) -> Server:
-        server = Server(self.data, self.config, self.environ, self.tls, "https" if self.tls else "http")
+        server = Server(self.data, self.config, self.environ, self.tls, "https" if self.tls else "http", self._listen)
         self.servers.append(server)
         return server
 

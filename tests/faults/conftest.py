@@ -27,7 +27,7 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 
     def make(nodes: int, settings: str = FREELY, **more: Any) -> Cluster:
         directory = tmp_path / f"cluster{len(made)}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         made.append(Cluster(directory, nodes, settings, **more))
         return made[-1]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Server
@@ -66,6 +67,25 @@ def injected(server: Server, *rules: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         tracing.send_signal(signal.SIGINT)
         tracing.wait(30)
+
+
+@contextmanager
+def throttled(server: Server, processors: float) -> Iterator[None]:
+    """So many processors at most, by a control group; skips the test where none can be made."""
+    group, quota = Path(f"/sys/fs/cgroup/cpu/chatd-test-{server.process.pid}"), "cpu.cfs_quota_us"
+    try:
+        group.mkdir()
+        (group / quota).write_text(str(round(processors * int((group / "cpu.cfs_period_us").read_text()))))
+        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+            (group / "tasks").write_text(task.name)
+    except OSError as fault:
+        pytest.skip(f"no control group for a share of a processor: {fault}")
+    try:
+        yield
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
 
 
 def descriptors(server: Server) -> int:

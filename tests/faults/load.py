@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from chatd_proof.checker import check
 from chatd_proof.client import Client, Plan, content, settle
 from chatd_proof.history import Recorder, Settled, Stored, read_history
 from chatd_proof.logs import read_logs
-from chatd_proof.verdict import Verdict, readable
+from chatd_proof.verdict import Verdict, percentile, readable
 
 from tests.e2e.cluster import Cluster, Peer
 
@@ -57,7 +57,8 @@ async def upgraded(port: int, encoding: str = "cbor") -> tuple[trio.SocketStream
 class Load:
     """``users`` of whom some have two devices, in ``groups`` of five; each device says something every ``pause`` seconds.
 
-    ``ports``: where clients go; the running nodes' own, where nothing else is given.
+    ``ports``: where clients go; the running nodes' own, where nothing else is given. ``stays``: seconds of a session, on
+    average. ``moving``: whether members come and go. ``lifetime``: of tokens, in seconds.
     """
 
     cluster: Cluster
@@ -68,6 +69,8 @@ class Load:
     stays: float = 20.0
     seed: int = field(default_factory=lambda: SystemRandom().randrange(2**32))
     ports: Callable[[], Sequence[int]] | None = None
+    moving: bool = True
+    lifetime: int = 3600
     clients: list[Client] = field(default_factory=list)
     convs: dict[str, str] = field(default_factory=dict)
     said: int = 0
@@ -113,8 +116,8 @@ class Load:
     def _client(self, user: str, number: int) -> Client:
         plan = Plan(deque(), by_positions=self.random.random() < 0.6, pause=self.pause, stays=self.stays)
         return Client(
-            user, f"d{number}", plan, self.random, self.connect, partial(self.cluster.token, user), self.recorder.note,
-            self.settling,
+            user, f"d{number}", plan, self.random, self.connect, partial(self.cluster.token, user, self.lifetime),
+            self.recorder.note, self.settling,
         )  # fmt: skip
 
     def _something(self, client: Client) -> dict[str, Any]:
@@ -148,7 +151,8 @@ class Load:
                 everybody.start_soon(client.run)
             async with trio.open_nursery() as talking:
                 talking.start_soon(self._feed)
-                talking.start_soon(self._move_members)
+                if self.moving:
+                    talking.start_soon(self._move_members)
                 began = trio.current_time()
                 await disturb(self)
                 await trio.sleep_until(began + seconds)
@@ -200,3 +204,15 @@ def held(verdict: Verdict) -> None:
     """Fail with the whole verdict where it does not hold."""
     assert verdict.proven, readable(verdict)
     print(readable(verdict))
+
+
+def summary(verdict: Verdict) -> str:
+    """The figures of a run in one line: how much there was, for how long devices were away, and how late deliveries were to those
+    who were there."""
+    figures, away = verdict.figures, Counter[float](verdict.gaps)
+    return (
+        f"{figures['acknowledged']:,} acknowledged, {figures['refused']:,} refusals, "
+        f"{verdict.looked_at['unstored']:,} deliveries; "
+        f"away p50 {percentile(away, 0.5):.1f}, p99 {percentile(away, 0.99):.1f} s; "
+        f"behind p99 {percentile(verdict.behind, 0.99):,.0f} ms, at most {max(verdict.behind, default=0):,.0f} ms"
+    )

@@ -1,6 +1,7 @@
 """A TCP proxy that does wrong on purpose, as a process of its own: ``python -m tests.faults.proxy TARGET RULES``.
 
-Prints its port. TARGET: a port of 127.0.0.1, or the path of a unix socket. RULES, as ``slice=1 delay=0.05 cut=1000``:
+Prints its port. TARGET: a port of 127.0.0.1, or the path of a unix socket; or "@" and the path of a file in which one of these
+stands, read for each connection, so that a server's place can be taken by another. RULES, as ``slice=1 delay=0.05 cut=1000``:
 ``slice``: bytes passed on at once; ``delay``: seconds before each, at most; ``cut``: bytes after which a connection is reset,
 both directions together; ``drop``, ``swap``: of the pub/sub messages from a Redis, the share that is left out, and that is
 exchanged with the next.
@@ -114,6 +115,8 @@ def _reset(stream: trio.SocketStream) -> None:
 async def _serve(target: str, rules: Rules, client: trio.SocketStream) -> None:
     random = Random(rules.seed)
     try:
+        if target.startswith("@"):
+            target = Path(target[1:]).read_text()
         if target.isdigit():
             server = await trio.open_tcp_stream("127.0.0.1", int(target))
         else:

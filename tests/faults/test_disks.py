@@ -10,7 +10,7 @@ import trio
 
 from tests.e2e.cluster import Cluster
 from tests.faults.faults import injected
-from tests.faults.load import Load, held
+from tests.faults.load import Load, held, summary
 
 pytestmark = pytest.mark.long
 SECONDS = 15.0
@@ -36,4 +36,4 @@ async def test_the_disk(clusters: Clusters, tmp_path: Path, told: Told, rule: st
     verdict = await load.run(disturb, SECONDS)
     held(verdict)
     assert "delay" in rule or verdict.figures["refused"] > 0, "the fault was there"
-    told(f"{verdict.figures['acknowledged']:,} acknowledged, {verdict.figures['refused']:,} refusals")
+    told(summary(verdict))

@@ -12,7 +12,7 @@ import trio
 from wsproto.frame_protocol import FrameProtocol
 
 from tests.e2e.cluster import Closed, Cluster, Peer
-from tests.faults.load import Load, calm, held, upgraded
+from tests.faults.load import Load, calm, held, summary, upgraded
 from tests.faults.proxy import proxied
 
 pytestmark = pytest.mark.long
@@ -30,7 +30,7 @@ async def test_networks_that_are_bad(clusters: Clusters, tmp_path: Path, told: T
         await load.prepare()
         verdict = await load.run(calm, 15)
     held(verdict)
-    told(f"{rules}: {verdict.figures['acknowledged']:,} acknowledged, {verdict.figures['sessions']:,} sessions")
+    told(f"{summary(verdict)}; {verdict.figures['sessions']:,} sessions")
 
 
 def _framed(message: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ import trio
 
 from tests.e2e.cluster import Cluster
 from tests.faults.faults import ask_valkey, children_of, descriptors, resident, stopped
-from tests.faults.load import Load, calm, held
+from tests.faults.load import Load, calm, held, summary
+from tests.faults.machine import Machine, lose_power
 from tests.faults.proxy import proxied
 
 pytestmark = pytest.mark.long
 SECONDS = 20.0
+HOUR = 3600.0
 Clusters = Callable[..., Cluster]
 Told = Callable[[str], None]
 
@@ -94,7 +97,7 @@ async def test_in_peace(clusters: Clusters, tmp_path: Path, told: Told, nodes: i
     await load.prepare()
     verdict = await load.run(calm, SECONDS)
     held(verdict)
-    told(f"{verdict.figures['acknowledged']:,} acknowledged, {verdict.looked_at['unstored']:,} deliveries")
+    told(summary(verdict))
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -108,11 +111,7 @@ async def test_under(clusters: Clusters, tmp_path: Path, told: Told, name: str, 
     await load.prepare()
     verdict = await load.run(partial(_again, FAULTS[name], pause), SECONDS)
     held(verdict)
-    gaps = sorted(verdict.gaps)
-    told(
-        f"{verdict.figures['acknowledged']:,} acknowledged, {verdict.figures['unknown']:,} unknown, away p99 "
-        f"{gaps[int(0.99 * len(gaps))]:.1f} s"
-    )
+    told(summary(verdict))
 
 
 @pytest.mark.parametrize(("rule", "share"), [("drop", 0.3), ("drop", 1.0), ("swap", 0.5)])
@@ -129,7 +128,7 @@ async def test_single_messages_of_the_bus(clusters: Clusters, tmp_path: Path, to
         await load.prepare()
         verdict = await load.run(calm, SECONDS)
         held(verdict)
-    told(f"{share:.0%}: {verdict.looked_at['unstored']:,} deliveries")
+    told(summary(verdict))
 
 
 async def test_an_overflowing_pubsub_buffer(clusters: Clusters, tmp_path: Path, told: Told) -> None:
@@ -139,29 +138,42 @@ async def test_an_overflowing_pubsub_buffer(clusters: Clusters, tmp_path: Path, 
     await ask_valkey(load.cluster, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
     verdict = await load.run(partial(_again, partial(stop_a_node, seconds=4.0), 1.0), SECONDS)
     held(verdict)
-    told(f"{verdict.figures['acknowledged']:,} acknowledged")
+    told(summary(verdict))
 
 
 async def test_soak(clusters: Clusters, tmp_path: Path, told: Told, request: pytest.FixtureRequest) -> None:
-    """Random faults, one after another, for ``--soak`` seconds: nothing lost, and no memory or descriptor kept."""
+    """Random faults, one after another, for ``--soak`` seconds, of the power and the wall clock too: nothing is lost, and no
+    memory or descriptor kept."""
     seconds = request.config.getoption("--soak")
-    load = Load(clusters(2), tmp_path)
+    (tmp_path / "cluster0" / "data").mkdir(parents=True)
+    machine = Machine(tmp_path, tmp_path / "cluster0" / "data")
+    load = Load(clusters(2, environ=machine.environ), tmp_path, lifetime=7 * 24 * 3600)
     await load.prepare()
-    happened: list[str] = []
+    happened: Counter[str] = Counter()
+
+    async def lose_all(load: Load) -> None:
+        await trio.to_thread.run_sync(lose_power, load.cluster, machine)
+
+    async def jump(load: Load) -> None:
+        machine.set_wall_clock(load.random.choice((-HOUR, -0.5, 0.0, 0.5, HOUR)))
+
+    faults = {**FAULTS, "power lost": lose_all, "wall clock": jump}
 
     async def disturb(load: Load) -> None:
         with trio.move_on_after(seconds):
             while True:
                 await trio.sleep(load.random.random() * 4)
-                name = load.random.choice(list(FAULTS))
-                happened.append(name)
+                name = load.random.choice(list(faults))
+                happened[name] += 1
                 with trio.CancelScope(shield=True):
-                    await FAULTS[name](load)
+                    await faults[name](load)
+        machine.set_wall_clock(0)
 
     verdict = await load.run(disturb, seconds)
     held(verdict)
     running = [server for server in load.cluster.servers if server.process.poll() is None]
     told(
-        f"{len(happened)} faults, {verdict.figures['acknowledged']:,} acknowledged, "
+        f"{seconds:,} s, {happened.total()} faults ({', '.join(f'{name} {count}' for name, count in happened.items())}): "
+        f"{summary(verdict)}, "
         f"{max(map(descriptors, running))} descriptors, {max(map(resident, running)) // 1024} MiB"
     )

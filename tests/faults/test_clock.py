@@ -1,0 +1,41 @@
+"""Fault 19, the wall clock jumps: order, time-outs, leases and dedupe go by the store and by the monotonic clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.cluster import Cluster
+from tests.faults.load import Load, held, summary
+from tests.faults.machine import Machine
+
+pytestmark = pytest.mark.long
+HOUR = 3600.0
+JUMPS = (HOUR, -HOUR, 0.5, -0.5, 0.0, 24 * HOUR - 1, 0.0, -0.5, 0.5)
+EACH = 3.0
+Clusters = Callable[..., Cluster]
+Told = Callable[[str], None]
+
+
+async def test_the_wall_clock_jumps(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+    """An hour and a day on, an hour back, and to and fro: nobody is disconnected for it, and nothing is out of order."""
+    (tmp_path / "cluster0" / "data").mkdir(parents=True)
+    machine = Machine(tmp_path, tmp_path / "cluster0" / "data")
+    cluster = clusters(2, environ=machine.environ)
+    load = Load(cluster, tmp_path, stays=1e9, moving=False, lifetime=7 * 24 * 3600)
+    await load.prepare()
+
+    async def disturb(_: Load) -> None:
+        await trio.sleep(EACH)
+        for seconds in JUMPS:
+            machine.set_wall_clock(seconds)
+            await trio.sleep(EACH)
+
+    verdict = await load.run(disturb, 0)
+    held(verdict)
+    sessions, devices = verdict.figures["sessions"], len(load.clients)
+    assert sessions == devices, "somebody was disconnected"
+    told(f"{len(JUMPS)} jumps: {summary(verdict)}")

@@ -1,0 +1,108 @@
+"""Fault 25, what a process may have comes to its end: file descriptors, memory."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.cluster import Cluster, Peer, Server
+from tests.faults.faults import descriptors
+from tests.faults.load import Load, held, upgraded
+
+pytestmark = pytest.mark.long
+LEFT = 10
+"""Descriptors more than the node has open."""
+KNOCKING = 100
+MORE_BYTES = 24 * 2**20
+Clusters = Callable[..., Cluster]
+Told = Callable[[str], None]
+
+
+def _limit(server: Server, what: int, most: int) -> None:
+    """The soft limit, so that it can be given back."""
+    _, hard = resource.prlimit(server.process.pid, what)
+    resource.prlimit(server.process.pid, what, (most, hard))
+
+
+async def test_file_descriptors_run_out(clusters: Clusters, told: Told) -> None:
+    """Nobody more comes in; who is there is served, and its Redis link and store go on; with room again, all come in."""
+    cluster = clusters(1)
+    server = cluster.server(0)
+    ann, ben = await Peer.open(cluster, 0, "ann"), await Peer.open(cluster, 0, "ben")
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    _limit(server, resource.RLIMIT_NOFILE, descriptors(server) + LEFT)
+    entered: list[trio.abc.Stream] = []
+
+    async def knock() -> None:
+        entered.append((await upgraded(server.port))[0])
+
+    async with trio.open_nursery() as outside:
+        for _ in range(KNOCKING):
+            outside.start_soon(knock)
+        while b"listener.full" not in Path(server.log.name).read_bytes():
+            ack = await ann.say("@ben", "is anybody there?")
+            await ben.event(ack["conv"], ack["seq"])
+        let_in = len(entered)
+        for number in range(100):
+            ack = await ann.say("@ben", f"number {number}")
+            await ben.event(ack["conv"], ack["seq"])
+        assert let_in < KNOCKING
+        _limit(server, resource.RLIMIT_NOFILE, hard)
+    assert len(entered) == KNOCKING, "who waited is let in"
+    for stream in entered:
+        await trio.aclose_forcefully(stream)
+    told(f"{let_in} of {KNOCKING} let in, the rest when there was room; 100 messages delivered meanwhile")
+
+
+async def test_memory_runs_out(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+    """Under load; the node goes on, or ends and is started again: nothing that it acknowledged is lost."""
+    load = Load(clusters(1), tmp_path)
+    await load.prepare()
+    ended = 0
+
+    async def disturb(load: Load) -> None:
+        nonlocal ended
+        for _ in range(3):
+            await trio.sleep(2)
+            server = load.cluster.server(0)
+            _limit(server, resource.RLIMIT_AS, _virtual(server) + MORE_BYTES)
+            with trio.move_on_after(10):
+                await _eat(load, server)
+            if server.process.poll() is None:
+                _limit(server, resource.RLIMIT_AS, resource.RLIM_INFINITY)
+            else:
+                ended += 1
+                await trio.to_thread.run_sync(load.cluster.start)
+
+    verdict = await load.run(disturb, 20)
+    held(verdict)
+    told(f"3 times, the node ended {ended} times; {verdict.figures['acknowledged']:,} acknowledged")
+
+
+async def _eat(load: Load, server: Server) -> None:
+    """Connections that say much and read nothing, until the node is gone."""
+    async with trio.open_nursery() as eaters:
+        for number in range(200):
+            eaters.start_soon(_say_much, load, server, f"eater{number}")
+        while server.process.poll() is None:
+            await trio.sleep(0.05)
+        eaters.cancel_scope.cancel()
+
+
+async def _say_much(load: Load, server: Server, user: str) -> None:
+    try:
+        peer = await Peer.bare(server)
+        await peer.send({"t": "hello", "token": load.cluster.token(user), "device": "d"})
+        for cseq in range(1, 200):
+            await peer.send({"t": "send", "cseq": cseq, "to": f"@{user}", "body": "x" * 60000})
+    except Exception:  # noqa: BLE001 - a node without memory may answer anything, or nothing
+        return
+
+
+def _virtual(server: Server) -> int:
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[0]
+    return int(pages) * resource.getpagesize()
