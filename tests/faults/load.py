@@ -24,6 +24,8 @@ from tests.e2e.cluster import Cluster, Peer
 SETTLE_SECONDS = 120.0
 QUIET_SECONDS = 4.0
 HEAD_BYTES = 16384
+STRANGERS = 0.02
+"""How often somebody writes to a group that they are not in."""
 
 Disturb = Callable[["Load"], Awaitable[None]]
 
@@ -73,6 +75,8 @@ class Load:
     lifetime: int = 3600
     clients: list[Client] = field(default_factory=list)
     convs: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, set[str]] = field(default_factory=dict)
+    """Who is in each group, as far as is known: changes of members may be refused, or under way."""
     said: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +112,7 @@ class Load:
             others = self.random.sample(self.names[1:], min(4, self.users - 1))
             made = await maker.ask("create", title=str(number), members=others, history=history)
             self.convs[made["conv"]] = history
+            self.inside[made["conv"]] = {self.names[0], *others}
         await maker.close()
         for user in self.names:
             for number in range(1 + (self.random.random() < 0.3)):
@@ -124,10 +129,17 @@ class Load:
         self.said += 1
         body, what = f"{client.user}.{client.device}.{self.said}", self.random.random()
         if what < 0.6:
-            return {"t": "send", "to": self.random.choice(list(self.convs)), "body": body}
+            return {"t": "send", "to": self._group(client.user), "body": body}
         if what < 0.85:
             return {"t": "send", "to": f"@{self.random.choice(self.names)}", "body": body}
         return {"t": "edit", "body": body} if what < 0.95 else {"t": "delete"}
+
+    def _group(self, user: str) -> str:
+        """Mostly one that they are in: whoever is refused has to begin anew."""
+        own = [conv for conv, members in self.inside.items() if user in members]
+        if self.moving and self.random.random() < STRANGERS:
+            own = list(self.convs)
+        return self.random.choice(own or [f"@{name}" for name in self.names])
 
     async def _feed(self) -> None:
         """Whoever has nothing left to say is given something; so nobody says more than they can."""
@@ -141,7 +153,9 @@ class Load:
         while True:
             await trio.sleep(self.random.expovariate(2.0))
             conv, user = self.random.choice(list(self.convs)), self.random.choice(self.names[1:])
-            await self.clients[0].ask(self.random.choice(("add", "remove")), conv, [user])
+            what = self.random.choice(("add", "remove"))
+            if await self.clients[0].ask(what, conv, [user]):
+                (self.inside[conv].add if what == "add" else self.inside[conv].discard)(user)
 
     async def run(self, disturb: Disturb, seconds: float) -> Verdict:
         """Everybody talks for ``seconds``, and until ``disturb`` is over; then all comes to rest, and is judged. The history

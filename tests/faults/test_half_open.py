@@ -15,7 +15,8 @@ from tests.faults.network import Network, network
 pytestmark = pytest.mark.long
 BEAT_MS = 1000
 SAID = 20
-SETTINGS = f"{FREELY}\n[server]\nheartbeat_ms = {BEAT_MS}\n"
+SETTINGS = f"{FREELY}\n[server]\nheartbeat_ms = {BEAT_MS}\n[presence]\nrenew_seconds = 0.5\nexpiry_seconds = 1.0\n"
+"""Who is gone counts as offline a second after their connection was ended, not the usual minute."""
 Told = Callable[[str], None]
 
 
