@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,22 +70,32 @@ def injected(server: Server, *rules: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def throttled(server: Server, processors: float) -> Iterator[None]:
-    """So many processors at most, by a control group; skips the test where none can be made."""
-    group, quota = Path(f"/sys/fs/cgroup/cpu/chatd-test-{server.process.pid}"), "cpu.cfs_quota_us"
+def _confined(server: Server, controller: str, **settings: int) -> Iterator[None]:
+    """In a control group of its own (version 1); skips the test where none can be made."""
+    group = Path(f"/sys/fs/cgroup/{controller}/chatd-test-{server.process.pid}")
     try:
         group.mkdir()
-        (group / quota).write_text(str(round(processors * int((group / "cpu.cfs_period_us").read_text()))))
-        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-            (group / "tasks").write_text(task.name)
+        for name, value in settings.items():
+            (group / f"{controller}.{name}").write_text(str(value))
+        (group / "cgroup.procs").write_text(str(server.process.pid))
     except OSError as fault:
-        pytest.skip(f"no control group for a share of a processor: {fault}")
+        pytest.skip(f"no control group for {controller}: {fault}")
     try:
         yield
     finally:
         for pid in (group / "cgroup.procs").read_text().split():
             (group.parent / "cgroup.procs").write_text(pid)
         group.rmdir()
+
+
+def throttled(server: Server, processors: float) -> AbstractContextManager[None]:
+    """So many processors at most."""
+    return _confined(server, "cpu", cfs_period_us=20_000, cfs_quota_us=round(20_000 * processors))
+
+
+def short_of_memory(server: Server, more_bytes: int) -> AbstractContextManager[None]:
+    """So much more than it has now; then the kernel ends it."""
+    return _confined(server, "memory", limit_in_bytes=more_bytes)
 
 
 def descriptors(server: Server) -> int:
