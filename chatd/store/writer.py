@@ -44,6 +44,8 @@ APART_SECONDS: Final = 0.005
 """On a quick disk commits would be of a few messages each, and what each costs by itself (1.3 ms of CPU: its thread, its
 pages, its release) most of the work. At 1000 messages a second two fifths less CPU for 1 ms more until delivery, at 3000
 a quarter less; where commits take longer anyway, nothing."""
+STUCK_SECONDS: Final = 15.0
+"""A commit that takes longer is one of a disk that hangs: it may never tell of an error, and the node is not ready meanwhile."""
 OPERATION_BYTES: Final = 200
 NAME_BYTES: Final = 80
 """What an operation is taken to occupy beside its payload, and each name in it."""
@@ -97,10 +99,17 @@ class Writer:
         self._outcomes = 0
         self._batch_settled = trio.Event()
         self._closed = False
-        self.healthy = True
+        self._well = True
+        self._committing_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._mailbox)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last commit was done, and none is under way for STUCK_SECONDS."""
+        since = self._committing_since
+        return self._well and (since is None or trio.current_time() - since < STUCK_SECONDS)
 
     def submit(self, operation: Operation, on_outcome: OnOutcome) -> bool:
         """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called once, on the
@@ -161,20 +170,21 @@ class Writer:
         operations = [operation for operation, _, _ in batch]
         self._under_way += len(batch)
         meanwhile = None if self._committed is None else self._settle_committed
-        began = trio.current_time()
+        began = self._committing_since = trio.current_time()
         self._next_at = began + APART_SECONDS
         try:
             outcomes = await self._store.commit(operations, time_ns() // 1_000_000, meanwhile)
         except Unavailable as fault:
-            if self.healthy:
+            if self._well:
                 log.error("store.failed", reason=str(fault), operations=len(batch))  # noqa: TRY400 - the disk, not a bug
-            self.healthy = False
+            self._well = False
             outcomes = [Refused(ErrorCode.UNAVAILABLE, "the store cannot commit now; try again")] * len(batch)
         else:
-            if not self.healthy:
+            if not self._well:
                 log.info("store.recovered")
-            self.healthy = True
+            self._well = True
             self._metrics.observe_commit(len(batch), trio.current_time() - began)
+        self._committing_since = None
         self._settle_committed()
         self._committed = batch, outcomes
         if not mailbox:

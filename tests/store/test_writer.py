@@ -23,7 +23,7 @@ from chatd.conversations.operations import (
 )
 from chatd.ops.metrics import Metrics
 from chatd.store.port import Unavailable
-from chatd.store.writer import NAME_BYTES, OPERATION_BYTES, Writer
+from chatd.store.writer import NAME_BYTES, OPERATION_BYTES, STUCK_SECONDS, Writer
 
 NAMES = tuple(f"u{number}" for number in range(500))
 AUTHOR = Author(1, "a", 1, 1)
@@ -140,3 +140,19 @@ async def test_a_batch_that_fails_does_not_touch_the_one_before(tmp_path: Path) 
         await desk.writer.run()
         assert desk.told == [("a", False), ("b", True), ("c", False)]
         assert [await store.account(name) is not None for name in "abc"] == [True, False, True]
+
+
+async def test_a_commit_that_hangs_is_no_health(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
+    """A disk that answers nothing fails nothing either: the node is not ready, so that others are sent new connections."""
+    async with open_store(tmp_path / "chatd.db") as store, trio.open_nursery() as nursery:
+        desk = Desk(store, calls=0)
+        nursery.start_soon(desk.writer.run)
+        desk.submit("a")
+        await desk.gate.until_begun(1)
+        assert desk.writer.healthy
+        mock_clock.jump(STUCK_SECONDS)
+        assert not desk.writer.healthy
+        desk.gate.let()
+        await desk.writer.settled()
+        assert desk.writer.healthy
+        desk.writer.close()
