@@ -11,11 +11,12 @@ between would be paid for by every idle connection.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 import trio
 from chatd_protocol import codes, messages
 from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode, encode_beat
@@ -56,14 +57,19 @@ if TYPE_CHECKING:
 FRAGMENT_SECONDS: Final = 10.0
 """How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
 
+GO_ON_AT: Final = 0.75
+"""Of what may be under way, so much is when more is taken in: several at once, and not one for each that is done."""
+
+log = structlog.get_logger()
+
 
 class Session:
     """One connection. Created by the listener after the handshake; ``link`` is set right after."""
 
     __slots__ = (
         "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
-        "_signals", "_topics", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at", "first_cseq",
-        "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
+        "_signals", "_topics", "_untaken", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at",
+        "first_cseq", "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
     )  # fmt: skip
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
@@ -83,6 +89,7 @@ class Session:
         self._ended: Close | None = None
         self._partial_since = 0.0
         self._paused = False
+        self._untaken: Sequence[tuple[int, bytes]] = ()
         self.last_heard = self.last_active = now
         self.idle = self.inactive = False
         self._signals: TokenBucket | None = None
@@ -117,18 +124,26 @@ class Session:
             if wait := self._flood.take(self.last_heard, len(received)):
                 self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
                 return
-            for opcode, payload in received:
-                self._frame_received(opcode, payload)
-                if self._ended is not None:
-                    return
+            self._take(received)
         except FrameError as fault:
             self._close_frame(fault.code, fault.reason)
+        if self._ended is not None:
             return
         if not self._parser.partial:
             self._partial_since = 0.0
         elif not self._partial_since or any(opcode < frames.CLOSE for opcode, _ in received):
             self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
             self._node.wheel.soon(self.session_id)
+
+    def _take(self, received: Sequence[tuple[int, bytes]]) -> None:
+        """As many as there is room for; the rest of what was read from the socket waits here."""
+        for place, (opcode, payload) in enumerate(received):
+            if self._paused:
+                self._untaken = received[place:]
+                return
+            self._frame_received(opcode, payload)
+            if self._ended is not None:
+                return
 
     def outbox_overflowed(self) -> None:
         self._node.metrics.slow_consumers += 1
@@ -204,12 +219,13 @@ class Session:
             self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
             return
         self._in_flight += 1
-        if self._in_flight >= self._node.limits.inflight_sends:
+        if self._in_flight >= self._node.limits.inflight_sends * self._node.writer.share:
             self._pace()
 
     def _pace(self) -> None:
         """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
-        full = self._in_flight >= self._node.limits.inflight_sends or self._mailbox.full
+        most = self._node.limits.inflight_sends * self._node.writer.share * (GO_ON_AT if self._paused else 1.0)
+        full = (self._in_flight > 0 and self._in_flight >= most) or self._mailbox.full  # with none under way nobody would wake it
         if full == self._paused:
             return
         self._paused = full
@@ -219,6 +235,22 @@ class Session:
             # What lies unread in the socket since then is not the peer's silence, nor its slowness.
             self.last_heard = trio.current_time()
             self._partial_since = self.last_heard if self._parser.partial else 0.0
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """First what was read already, then the socket. The writer and the actor call it: a fault ends this connection alone."""
+        untaken, self._untaken = self._untaken, ()
+        if self._ended is not None:
+            return
+        try:
+            self._take(untaken)
+        except FrameError as fault:
+            self._close_frame(fault.code, fault.reason)
+        except Exception:
+            log.exception("link.failed")
+            self.link.abort()
+            return
+        if not self._paused and self._ended is None:
             self.link.resume_reading()
 
     def _send_settled(self, operation: Operation, outcome: Outcome) -> None:

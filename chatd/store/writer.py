@@ -46,6 +46,8 @@ pages, its release) most of the work. At 1000 messages a second two fifths less 
 a quarter less; where commits take longer anyway, nothing."""
 STUCK_SECONDS: Final = 15.0
 """A commit that takes longer is one of a disk that hangs: it may never tell of an error, and the node is not ready meanwhile."""
+WEIGHED_EVERY: Final = 64
+"""Operations that come in between two looks at how full the mailbox is."""
 OPERATION_BYTES: Final = 200
 NAME_BYTES: Final = 80
 """What an operation is taken to occupy beside its payload, and each name in it."""
@@ -99,6 +101,10 @@ class Writer:
         self._outcomes = 0
         self._batch_settled = trio.Event()
         self._closed = False
+        self.share = 1.0
+        """Of what a session may have under way, how much it may now: all while little waits, and ever less as the mailbox
+        fills. So the senders' sockets are not read, and they wait, each for its own; to refuse a message costs nearly half
+        as much as to store it, and those behind it are in vain too."""
         self._well = True
         self._committing_since: float | None = None
 
@@ -119,8 +125,14 @@ class Writer:
             return False
         self._mailbox.append((operation, on_outcome, size))
         self._bytes += size
+        if not len(self._mailbox) % WEIGHED_EVERY:
+            self._weigh()
         self._arrived.set()
         return True
+
+    def _weigh(self) -> None:
+        empty = 1.0 - max(len(self._mailbox) / self._max_items, self._bytes / self._max_bytes)
+        self.share = empty * empty
 
     async def call(self, operation: Operation) -> Outcome:
         """Queue one operation and wait for its outcome. Raises Full. Cancelling leaves its effect unknown."""
@@ -168,6 +180,7 @@ class Writer:
         mailbox = self._mailbox
         batch = [mailbox.popleft() for _ in range(min(len(mailbox), self._batch))]
         operations = [operation for operation, _, _ in batch]
+        self._weigh()
         self._under_way += len(batch)
         meanwhile = None if self._committed is None else self._settle_committed
         began = self._committing_since = trio.current_time()

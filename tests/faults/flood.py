@@ -23,6 +23,7 @@ PATIENCE = 2.0
 WINDOW = 64
 """Messages under way for each sender, where nothing is planned."""
 BODY = "x" * 120
+LIVE = cbor2.dumps("live")
 
 
 @dataclass
@@ -101,9 +102,9 @@ class Sender:
         self.due = []
         return bytes(out)
 
-    async def hear(self, rest: bytes) -> None:
+    async def hear(self) -> None:
         """Until the server closes."""
-        data = bytearray(rest)
+        data = bytearray()
         while more := await self.stream.receive_some(65536):
             data += more
             while (end := _frame_end(data)) is not None:
@@ -162,24 +163,36 @@ class Flood:
 async def flood(cluster: Cluster, users: int) -> AsyncIterator[Flood]:
     """So many connected users, in pairs, who do nothing yet."""
     made = Flood(rate=0.0001)
-    streams = [await _enter(cluster, f"f{number}") for number in range(users)]
-    for number, (stream, _) in enumerate(streams):
-        made.senders.append(Sender(stream, made, f"@f{number ^ 1}"))
-    async with trio.open_nursery() as everybody:
-        for sender, (_, rest) in zip(made.senders, streams, strict=True):
-            everybody.start_soon(sender.hear, rest)
-            everybody.start_soon(sender.say)
-        yield made
-        everybody.cancel_scope.cancel()
-    for stream, _ in streams:
+    try:
+        for number in range(users):
+            stream = await entered(cluster, f"f{number}")
+            made.senders.append(Sender(stream, made, f"@f{number ^ 1}"))
+        async with trio.open_nursery() as everybody:
+            for sender in made.senders:
+                everybody.start_soon(sender.hear)
+                everybody.start_soon(sender.say)
+            yield made
+            everybody.cancel_scope.cancel()
+    finally:
+        for sender in made.senders:
+            await trio.aclose_forcefully(sender.stream)
+
+
+async def entered(cluster: Cluster, user: str, device: str = "d") -> trio.SocketStream:
+    """A session that is live. Raises OSError, ConnectionResetError."""
+    stream, data = await upgraded(cluster.server(0).port)
+    try:
+        hello = cbor2.dumps({"t": "hello", "token": cluster.token(user), "device": device})
+        await stream.send_all(b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(hello).to_bytes(2, "big"), hello))
+        while LIVE not in data:
+            part = await stream.receive_some(65536)
+            if not part:
+                raise ConnectionResetError(f"{user} was sent away: {data[-100:]!r}")
+            data = data[-len(LIVE) :] + bytes(part)
+    except BaseException:
         await trio.aclose_forcefully(stream)
-
-
-async def _enter(cluster: Cluster, user: str) -> tuple[trio.abc.Stream, bytes]:
-    stream, rest = await upgraded(cluster.server(0).port)
-    hello = cbor2.dumps({"t": "hello", "token": cluster.token(user), "device": "d"})
-    await stream.send_all(b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(hello).to_bytes(2, "big"), hello))
-    return stream, rest
+        raise
+    return stream
 
 
 def told_of(spans: Sequence[Span]) -> str:

@@ -138,6 +138,8 @@ async def test_an_overflowing_pubsub_buffer(clusters: Clusters, tmp_path: Path, 
     await ask_valkey(load.cluster, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
     verdict = await load.run(partial(_again, partial(stop_a_node, seconds=4.0), 1.0), SECONDS)
     held(verdict)
+    stats = await ask_valkey(load.cluster, "INFO", "stats")
+    assert b"client_output_buffer_limit_disconnections:0" not in stats, "no buffer has overflowed"
     told(summary(verdict))
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cbor2
 import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer, Server
 from tests.faults.conftest import FREELY
 from tests.faults.faults import resident, throttled
-from tests.faults.flood import flood, told_of
-from tests.faults.load import upgraded
+from tests.faults.flood import entered, flood, told_of
 from tests.faults.machine import Machine
 
 pytestmark = pytest.mark.long
@@ -62,8 +60,8 @@ async def test_readers_who_do_not_read(clusters: Clusters, told: Told) -> None:
     server = cluster.server(0)
     ann = await Peer.open(cluster, 0, "ann")
     readers = [await Peer.open(cluster, 0, f"reader{n}") for n in range(10)]
-    made = await ann.ask("create", title="t", members=[f"reader{n}" for n in range(10)] + [f"deaf{n}" for n in range(50)])
     deaf = [await Peer.open(cluster, 0, f"deaf{n}", narrow=True) for n in range(50)]
+    made = await ann.ask("create", title="t", members=[f"reader{n}" for n in range(10)] + [f"deaf{n}" for n in range(50)])
     before, said = resident(server), 0
     while b"slow_consumer" not in (log := Path(server.log.name).read_bytes()) or log.count(b"slow_consumer") < len(deaf):
         ack = await ann.say(made["conv"], "x" * 8000)
@@ -88,6 +86,8 @@ async def test_everybody_back_on_an_empty_cache(clusters: Clusters, told: Told) 
 
 async def _befriend(cluster: Cluster) -> None:
     """Ten groups of all 200."""
+    for number in range(200):
+        await trio.aclose_forcefully(await entered(cluster, f"s{number}"))
     maker = await Peer.open(cluster, 0, "maker")
     for number in range(10):
         made = await maker.ask("create", title=str(number), members=[f"s{n}" for n in range(200)])
@@ -100,14 +100,7 @@ async def _all_live(cluster: Cluster) -> float:
     began, streams = trio.current_time(), list[trio.abc.Stream]()
 
     async def enter(number: int) -> None:
-        stream, data = await upgraded(cluster.server(0).port)
-        streams.append(stream)
-        hello = cbor2.dumps({"t": "hello", "token": cluster.token(f"s{number % 200}"), "device": f"d{number // 200}"})
-        await stream.send_all(b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(hello).to_bytes(2, "big"), hello))
-        while b"\x61t\x64live" not in data:
-            part = await stream.receive_some(65536)
-            assert part, "cut"
-            data = data[-8:] + part
+        streams.append(await entered(cluster, f"s{number % 200}", f"d{number // 200}"))
 
     async with trio.open_nursery() as everybody:
         for number in range(2000):
