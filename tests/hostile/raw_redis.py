@@ -51,8 +51,10 @@ class RawRedis:
         found: dict[bytes, object] = {}
         cursor = b"0"
         while True:
-            cursor, keys = await self.command(b"SCAN", cursor, b"COUNT", b"1000")  # type: ignore[misc]
-            for key in keys:
+            page = await self.command(b"SCAN", cursor, b"COUNT", b"1000")
+            assert isinstance(page, list)
+            cursor = page[0]
+            for key in page[1]:
                 found[key] = await self._value(key)
             if cursor == b"0":
                 return found

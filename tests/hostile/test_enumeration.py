@@ -18,7 +18,7 @@ from tests.hostile.http_client import Answer, post, post_now
 pytestmark = pytest.mark.usefixtures("no_stream_left")
 Told = Callable[[str], None]
 RIGHT, WRONG, SHORT = "correct horse", "battery staple", "short"
-TRIES = 300
+TRIES = 200
 CHEAP = """
 [auth]
 argon2_time_cost = 1
@@ -65,18 +65,18 @@ def _asked(conv: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every request about a conversation, with names that are there and are not."""
     for t in ("history", "members", "pins", "leave"):
         yield t, {"conv": conv}
-    for fields in ({"before": 5}, {"after": 0}, {"thread": 2}, {"thread": 99}):
-        yield "history", {"conv": conv, **fields}
+    for where in ({"before": 5}, {"after": 0}, {"thread": 2}, {"thread": 99}):
+        yield "history", {"conv": conv, **where}
     for name in ("owner", "member", "stranger", "nobody"):
         yield "add", {"conv": conv, "users": [name]}
         yield "remove", {"conv": conv, "users": [name]}
         yield "role", {"conv": conv, "user": name, "role": "admin"}
         yield "search", {"conv": conv, "query": "secret", "from": name}
-    for t, fields in (
+    for t, more in (
         ("rename", {"title": "x"}), ("pin", {"seq": 2, "on": True}), ("mute", {"until": 0}), ("search", {"query": "secret"}),
         ("find", {"text": "o"}),
     ):  # fmt: skip
-        yield t, {"conv": conv, **fields}
+        yield t, {"conv": conv, **more}
 
 
 def _changed(conv: str) -> Iterator[tuple[str, dict[str, Any]]]:

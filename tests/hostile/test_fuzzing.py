@@ -27,7 +27,7 @@ from tests.hostile.test_catalogue import Raw
 
 Told = Callable[[str], None]
 GUARD = 60.0
-TRIES, MANY = 3000, 200_000
+TRIES, MANY = 3000, 100_000
 EVERY_CUT = 400
 """Inputs up to so long are cut at each of their bytes."""
 

@@ -156,7 +156,7 @@ async def talk(cluster: Cluster, token: str, answers: Answers) -> None:
         {"t": "create", "title": title, "members": ["nobody-at-all"]}, {"t": "rename", "conv": conv, "title": title},
         {"t": "sign_out", "device": MARKS["device"] + "2"}, {"t": "conversations", "cursor": query},
     ):  # fmt: skip
-        await ann.ask(**asked)  # type: ignore[arg-type]
+        await ann.ask(**asked)
     for said in (
         json.dumps({"t": body, "token": token}), f'{{"t": "send", "body": "{body}', token,
         json.dumps({"t": "send", "cseq": body, "to": conv, "body": token}),
