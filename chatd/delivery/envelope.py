@@ -49,7 +49,7 @@ class CountSignal(Struct, frozen=True, array_like=True, gc=False, tag="c"):
 
 
 class PrivacySignal(Struct, frozen=True, array_like=True, gc=False, tag="p"):
-    """What a user lets others see from now on; on that user's channel."""
+    """A user has said what others may see; on that user's channel. Whoever hears it asks the store: this may be an old one."""
 
     user: str
     presence: bool

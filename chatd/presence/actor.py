@@ -161,7 +161,7 @@ class Presence:
                 self._watching.ask_about(signal.user, signal.other)
                 self._watching.ask_about(signal.other, signal.user)
             elif isinstance(signal, PrivacySignal):
-                self._local.set_privacy(signal.user, presence=signal.presence, last_seen=signal.last_seen)
+                self._local.ask_privacy(signal.user)
 
     def _own_state(self, user: str, state: PresenceState) -> None:
         self._watching.own_state(user, state)

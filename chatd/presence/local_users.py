@@ -51,6 +51,7 @@ class LocalUsers:
         self._wall_ms = wall_ms
         self._changed: dict[str, None] = {}
         self._renewed: dict[str, None] = {}
+        self._asked: dict[str, None] = {}
         self._board_lost = self._tell_all = self._unheard = False
         self._to_renew: dict[str, None] = {}
         self._to_tell: dict[str, Entry] = {}
@@ -66,6 +67,12 @@ class LocalUsers:
         if person is not None:
             person.shows = (presence, last_seen)
             self._changed[user] = None
+
+    def ask_privacy(self, user: str) -> None:
+        """The user has said on another node what others may see. What that is the store tells, and not who says so: a word of
+        earlier, said again by somebody who overheard it, would show who hides."""
+        if user in self.roster.people:
+            self._asked[user] = None
 
     def board_lost(self, now: float) -> None:
         """Say everything again, to those too who listen: they may have missed it."""
@@ -151,17 +158,19 @@ class LocalUsers:
             del self._last_words[user]
 
     async def _learn_privacy(self) -> None:
-        """Of those who are new here; and again with every renewal, for the word of another node may have been lost."""
+        """Of those who are new here, or said something elsewhere; and again with every renewal, for that may have been lost."""
         people = self.roster.people
+        asked, self._asked = self._asked, {}
         names = [
-            user for user in dict.fromkeys((*self._renewed, *self._changed))
-            if user in people and (user in self._renewed or people[user].shows is None)
+            user for user in dict.fromkeys((*asked, *self._renewed, *self._changed))
+            if user in people and (user in asked or user in self._renewed or people[user].shows is None)
         ]  # fmt: skip
         for batch in _batches(names):
             before = {user: people[user].shows for user in batch if user in people}
             try:
                 found = await self._store.privacies(batch)
             except Unavailable:
+                self._asked.update(asked)
                 return
             for user, privacy in found.items():
                 person = people.get(user)

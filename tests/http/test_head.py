@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chatd.listener.head import (
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
     BadHead,
     BadUpgrade,
     HeadRefused,
@@ -85,6 +86,18 @@ def test_bad_heads(data: bytes) -> None:
         parse_head(data)
     assert refused.value.status in (400, 431, 501, 505)
     assert refused.value.message.isascii()
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n"], ids=["plain", "h11"])
+def test_headers_are_counted_before_they_are_parsed(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are allowed are taken; one more is refused by its line alone: thousands of short ones were 55 times their size
+    in memory before they were counted."""
+    assert len(parse_head(line + b"Host: x\r\n" + b"A: b\r\n" * (MAX_HEADERS - 1) + b"\r\n").headers) == MAX_HEADERS
+    monkeypatch.setattr("chatd.listener.head._plain_get", None)
+    monkeypatch.setattr("chatd.listener.head._request", None)
+    with pytest.raises(BadHead) as refused:
+        parse_head(line + b"Host: x\r\n" + b"A: b\r\n" * MAX_HEADERS + b"\r\n")
+    assert refused.value.status == 431
 
 
 NAMES = st.sampled_from(["Host", "host", "Upgrade", "Content-Length", "Transfer-Encoding", "Cookie", "X-A", "x_b", "X:"])

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from chatd.conversations.operations import NoteSeen, RemoveMembers, SetPrivacy
+from chatd.delivery.envelope import PrivacySignal
 from chatd.presence.port import Lease
 from chatd.presence.status import Status
 
@@ -300,6 +301,24 @@ async def test_a_lost_word_on_privacy_is_found_within_a_heartbeat(place: Place, 
     await place.until(lambda: ann.got[-1] == ONLINE)
     await place.do(SetPrivacy(author=author, presence=False))
     await place.until(lambda: ann.got[-1] == OFFLINE, 33)
+
+
+async def test_an_old_word_on_privacy_shows_nobody(place: Place, mock_clock: MockClock) -> None:
+    """Who can repeat what nodes tell each other cannot undo it: what counts is what is stored."""
+    here, there = await place.node("aa"), await place.node("bb")
+    ann = await watcher(place, here)
+    (author,) = await place.people("bob")
+    there.enter(author)
+    await place.until(lambda: ann.got[-1] == ONLINE)
+    await place.do(SetPrivacy(author=author, presence=False))
+    here.presence.set_privacy("bob", presence=False, last_seen=True)
+    await place.until(lambda: ann.got[-1] == OFFLINE, 5)
+    there.presence.heard(b"chatd:u:bob", [PrivacySignal("bob", presence=True, last_seen=True)])
+    await place.go(5)
+    assert ann.got[-1] == OFFLINE
+    await place.do(SetPrivacy(author=author, presence=True))
+    here.presence.set_privacy("bob", presence=True, last_seen=True)
+    await place.until(lambda: ann.got[-1] == ONLINE, 5)
 
 
 async def test_last_seen_survives_a_flush(place: Place, mock_clock: MockClock) -> None:

@@ -1,0 +1,137 @@
+"""Attack 30: floods of frames by who does not read, or means nothing by them: the node's memory is bounded, the connection is cut
+or answered, and others are served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from chatd_protocol import codes
+
+from tests.e2e.cluster import Cluster, Peer, metric
+from tests.faults.faults import resident
+from tests.hostile.catalogue import BINARY, CONTINUATION, LIMIT, PING, PONG, beat, frame
+from tests.hostile.conftest import FREELY
+
+pytestmark = pytest.mark.usefixtures("no_stream_left")
+Told = Callable[[str], None]
+GUARD = 120.0
+MANY = 100_000
+GROWTH_KIB = 48 * 1024
+"""What one attacker may make the node grow by; its outbox is 1 MiB, and the rest is what an allocator keeps."""
+SMALL = beat(0, text=False)
+
+
+@pytest.fixture(params=["", FREELY], ids=["by-default", "without-limits"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """With the rate limits that are the default, which cut most floods, and without, so that the bounds behind them are met."""
+    made = Cluster(tmp_path, 1, request.param)
+    yield made
+    made.stop()
+
+
+def _bytewise() -> bytes:
+    """A heartbeat in fragments of one byte."""
+    parts = [SMALL[at : at + 1] for at in range(len(SMALL))]
+    frames = [frame(CONTINUATION if at else BINARY, part, fin=at == len(parts) - 1) for at, part in enumerate(parts)]
+    return b"".join(frames)
+
+
+FLOODS = {
+    "pings": lambda: frame(PING, b"x" * 100) * MANY,
+    "empty pings": lambda: frame(PING) * MANY,
+    "pongs": lambda: frame(PONG, b"x" * 100) * MANY,
+    "heartbeats": lambda: frame(BINARY, SMALL) * MANY,
+    "one-byte fragments": lambda: _bytewise() * (MANY // len(SMALL)),
+    "empty fragments": lambda: frame(BINARY, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * MANY,
+    "empty messages": lambda: frame(BINARY) * MANY,
+    "unknown messages": lambda: frame(BINARY, b"\xa1\x61t\x61x") * MANY,
+}
+CUTS = {1006, 1008, codes.RATE_LIMITED.code, codes.SLOW_CONSUMER.code}
+"""How a flood may end: by a policy with its code, or (1006) with a reset that was quicker than the goodbye."""
+
+
+async def flood(peer: Peer, data: bytes) -> None:
+    """All of it, or what is taken; nothing is read meanwhile."""
+    try:
+        for at in range(0, len(data), 65536):
+            await peer.socket.stream.send_all(data[at : at + 65536])
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_is_answered_or_cut(node: Cluster, told: Told, name: str) -> None:
+    """By one who does not read while it lasts. It is over when the connection is, or when all of it was swallowed and the same
+    connection is answered again."""
+    server = node.server(0)
+    other = await Peer.open(node, 0, "other")
+    attacker = await Peer.open(node, 0, "attacker", narrow=True)
+    before, most, said = resident(server), 0, 0
+    over = trio.Event()
+
+    async def attack() -> None:
+        # What a flood leaves unsent because nobody reads the answers is given up after a while: by then it has done its harm.
+        with trio.move_on_after(GUARD / 4):
+            await flood(attacker, FLOODS[name]())
+        over.set()
+
+    with trio.fail_after(GUARD):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attack)
+            while not over.is_set() or not said:
+                assert (await other.say("@other", "to myself"))["t"] == "ack"
+                said += 1
+                most = max(most, resident(server))
+                await trio.sleep(0.02)
+        code = await _closed_or_answered(attacker)
+    most = max(most, resident(server))
+    assert code in CUTS | {0}
+    assert most - before <= GROWTH_KIB
+    assert metric(server, "chatd_link_faults_total") == metric(server, "chatd_connection_faults_total") == 0
+    end = f"cut with {code}" if code else "swallowed"
+    told(f"{name}: {end}, {max(0, most - before) / 1024:.1f} MiB more; {said} messages of others meanwhile")
+
+
+async def _closed_or_answered(peer: Peer) -> int:
+    """The close code, or 0 where a request behind the flood is answered."""
+    try:
+        answer = await peer.ask("conversations")
+    except Exception as ended:  # noqa: BLE001 - whatever the library makes of a cut stream
+        assert type(ended).__name__ in ("Closed", "BrokenResourceError"), repr(ended)
+        return peer.socket.close_code
+    return 0 if answer["t"] in ("ok", "error") else -1
+
+
+@pytest.mark.long
+async def test_unfinished_messages(tmp_path: Path, told: Told) -> None:
+    """A thousand connections, each with a message of 64 KiB but for its last byte: as much memory as they were let in for, and it
+    is had back when they are cut, 10 s later."""
+    node = Cluster(tmp_path, 1, "[limits]\nconnections_per_address = 2000\n")
+    try:
+        server = node.server(0)
+        held = [await Peer.open(node, 0, f"u{number % 20}", f"d{number}") for number in range(1000)]
+        before = resident(server)
+        unfinished = frame(BINARY, b"x" * LIMIT)[:-1]
+        for peer in held:
+            await peer.socket.stream.send_all(unfinished)
+        other = await Peer.open(node, 0, "other")
+        assert (await other.say("@other", "to myself"))["t"] == "ack"
+        most = resident(server)
+        with trio.fail_after(GUARD):
+            async with trio.open_nursery() as nursery:
+                codes_: list[int] = []
+
+                async def wait_for(peer: Peer) -> None:
+                    codes_.append(await peer.closed())
+
+                for peer in held:
+                    nursery.start_soon(wait_for, peer)
+        after = resident(server)
+    finally:
+        node.stop()
+    assert set(codes_) == {1008}
+    assert most - before <= 1000 * 64 * 2
+    told(f"{(most - before) / 1024:.0f} MiB more for 62 MiB begun, {(after - before) / 1024:.0f} MiB when they were cut")
