@@ -11,7 +11,6 @@ import trio
 
 from tests.e2e.cluster import OPENED, Cluster
 
-ROWS: pytest.StashKey[list[tuple[str, str]]] = pytest.StashKey()
 FREELY = """
 [limits]
 messages_per_second = 1000
@@ -41,19 +40,3 @@ async def _no_stream_left() -> AsyncIterator[None]:
     yield
     while OPENED:
         await trio.aclose_forcefully(OPENED.pop())
-
-
-@pytest.fixture
-def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Adds a line of figures to the table at the end: ``told("repaired within 0.8 s")``."""
-    rows = request.config.stash.setdefault(ROWS, [])
-    return lambda figures: rows.append((request.node.name.removeprefix("test_").replace("_", " "), figures))
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table."""
-    rows = config.stash.get(ROWS, [])
-    if rows:
-        terminalreporter.section("what was seen")
-        for name, figures in rows:
-            terminalreporter.write_line(f"{name:<60} {figures}")
