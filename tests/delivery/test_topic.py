@@ -100,6 +100,16 @@ def test_who_left_cannot_join() -> None:
     assert not topic.join("gone", 5)
 
 
+def test_a_repeat_is_dropped_and_not_held() -> None:
+    """The bus may say a thing as often as it likes: it is not released again, and takes no room of what waits."""
+    topic = anchored()
+    assert [e.seq for e in topic.offer(event(1))] == [1]
+    for _ in range(100):
+        assert list(topic.offer(event(1))) == []
+    assert not topic._held
+    assert topic._held_bytes.left == 1 << 20
+
+
 def test_what_waits_behind_a_hole_is_bounded() -> None:
     """I9: so many events of a topic, and so many bytes of all topics together; what is let go is read from the store."""
     topic = anchored()

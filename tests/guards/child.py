@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import Phase, settings
 
 import chatd
 
@@ -17,6 +16,8 @@ class Unshrunk:
     """A plugin: after the tests' own profile was loaded, before their modules are."""
 
     def pytest_configure(self) -> None:
+        from hypothesis import Phase, settings  # not before pytest has seen to what it imports
+
         settings.register_profile("unshrunk", settings.get_profile("chatd"), phases=[Phase.explicit, Phase.generate])
         settings.load_profile("unshrunk")
 

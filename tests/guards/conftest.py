@@ -14,7 +14,7 @@ from tests.guards.trial import Trials
 def trials(request: pytest.FixtureRequest, rows: list[tuple[str, str]]) -> Iterator[Trials]:
     """One row in the table at the end."""
     asked = [
-        item.callspec.params["off"] for item in request.session.items
+        str(item.callspec.params["off"]) for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == "test_a_guard_that_is_off_is_missed"
     ]  # fmt: skip
     alone = hasattr(request.config, "workerinput")  # under xdist nobody knows which of them will be this worker's

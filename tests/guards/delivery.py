@@ -23,9 +23,9 @@ PURE = "tests/presence/test_presence_pure.py"
 
 ORDER = (
     Guard(
-        "I6: each event is released once", TOPIC,
+        "I6, I9: a repeat is dropped, and not held either", TOPIC,
         "if head is None or seq <= head:", "if head is None:",
-        tests(TOPICS, "test_releases_are_the_prefix_in_order_each_once"),
+        tests(TOPICS, "test_a_repeat_is_dropped_and_not_held"),
     ),
     Guard(
         "I4, I6: what is beyond a hole waits", TOPIC,

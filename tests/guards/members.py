@@ -36,7 +36,7 @@ READING = (
     Guard(
         "I8: who joined reads from there on, backwards", MEMBERSHIPS,
         "return first, min(high, last)", "return 1, min(high, last)",
-        tests(WHO_CAME_BACK, "test_against_a_plain_model"),
+        tests(CONTRACT, "test_what_a_new_member_reads"),
     ),
     Guard(
         "I8: what was said in an absence is not read afterwards", MEMBERSHIPS,

@@ -106,7 +106,7 @@ def switch_off(guard: Guard, tree: Path) -> None:
 def _try(guard: Guard, tree: Path) -> Trial:
     began = time.monotonic()
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("CHATD_", "PYTEST_", "PYTHON"))}
-    command = [sys.executable, str(tree / "tests" / "guards" / "child.py"), *guard.tests, "-x", "-q", "--no-header"]
+    command = [sys.executable, "-P", str(tree / "tests" / "guards" / "child.py"), *guard.tests, "-x", "-q", "--no-header"]
     command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0", f"--basetemp={tree / 't'}"]
     process = subprocess.Popen(
         command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,

@@ -39,10 +39,13 @@ class Door:
         nursery.start_soon(pace.run)
         self.limiter = Limiter(Tiers(limits), Metrics(), clock=lambda: 0.0)
         self.node: Any = SimpleNamespace(limiter=self.limiter, pace=pace, draining=False)
-        nobody: Any = None
-        self.listener = Listener(
-            self.node, nobody, self._respond, self.metrics, handshake_seconds=5, outbox_bytes=1000, outbox_frames=10,
-            allowed_origins=["https://app.example"], tls=tls, **{"max_connections": 100, "max_per_address": 100} | bounds,
+        bounded = {"max_connections": 100, "max_per_address": 100} | bounds
+        self.listener = self._made(self.node, None, tls, bounded)
+
+    def _made(self, node: Any, nobody: Any, tls: ssl.SSLContext | None, bounds: dict[str, int]) -> Listener:
+        return Listener(
+            node, nobody, self._respond, self.metrics, handshake_seconds=5, outbox_bytes=1000, outbox_frames=10,
+            allowed_origins=["https://app.example"], tls=tls, **bounds,
         )  # fmt: skip
 
     async def _respond(self, _: Request) -> Response:
@@ -80,7 +83,8 @@ async def _door(limits: Limits | None = None, **more: Any) -> AsyncIterator[Door
 @pytest.mark.parametrize("bound", ["max_connections", "max_per_address"])
 async def test_there_are_so_many_connections(bound: str) -> None:
     """I9: one more is told so, and closed; who goes makes room."""
-    async with _door(**{bound: 2}) as door:
+    bounds: dict[str, Any] = {bound: 2}
+    async with _door(**bounds) as door:
         assert (await door.ask()).startswith(b"HTTP/1.1 200 ")
         await door.until(0)
         kept = [await door.knock() for _ in range(2)]

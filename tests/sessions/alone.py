@@ -103,9 +103,13 @@ class Alone:
             signals=SimpleNamespace(ended=_nothing, ask_typing=lambda session, conv, on: self.typed.append(conv)),
             roll=SimpleNamespace(session_over=_nothing, node=b"here"),
         )  # fmt: skip
-        self.session = Session(self.node, Encoding.CBOR, "192.0.2.1", "session")
+        self.session = self._made(self.node)
         self.link = Link()
         self.session.link = self.link  # type: ignore[assignment]
+
+    @staticmethod
+    def _made(node: Any) -> Session:
+        return Session(node, Encoding.CBOR, "192.0.2.1", "session")
 
     def _submit(self, operation: Operation, _: Any) -> bool:
         if self.room:
