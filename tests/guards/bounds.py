@@ -80,7 +80,7 @@ RATES = (
     Guard(
         "a bucket gives what it has", BUCKET,
         "if tokens >= wanted:", "if tokens >= wanted - 1:",
-        tests(BUCKETS, "test_never_more_than_rate_and_burst"),
+        tests(BUCKETS, "test_burst_then_rate"),
     ),
     Guard(
         "a bucket gains no more than its burst", BUCKET,
@@ -108,7 +108,7 @@ SHARED_RATES = (
     Guard(
         "one limit on all nodes: what is handed back is gone here", LEASE,
         "self._sent = self._balance = keep", "self._sent = self._balance = held",
-        tests(LEASES, "test_no_more_than_the_limit_over_all_nodes"),
+        tests(LEASES, "test_a_node_that_comes_later_gets_its_share"),
     ),
     Guard(
         "one limit on all nodes: a report that was overtaken changes nothing", LUA,

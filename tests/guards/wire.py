@@ -83,11 +83,6 @@ RFC_6455 = (
         tests(FRAME_TESTS, "test_close_codes_that_may_not_be_sent"),
     ),
     Guard(
-        "5.5.1: a close frame has a code, or nothing", FRAMES,
-        "if len(payload) == 1:", "if False:",
-        tests(FRAME_TESTS, "test_malformed_close_payloads"),
-    ),
-    Guard(
         "I9: a frame is so large, by its head alone", FRAMES,
         "if size > self._max_message:", "if False:",
         tests(FRAME_TESTS, "test_an_oversize_frame_is_refused_before_its_payload"),
@@ -168,7 +163,7 @@ MESSAGES = (
     Guard(
         "JSON: bytes have one form", JSON,
         'return data if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else otherwise', "return data",
-        tests(CODEC_TESTS, "test_base64_has_one_form"),
+        tests(CODEC_TESTS, "test_base64_in_another_form_is_no_bytes"),
     ),
     Guard(
         "CBOR: what is read quickly is whole", "protocol/chatd_protocol/plain_send.py",
@@ -245,7 +240,7 @@ HTTP_HEADS = (
     ),
     Guard(
         "I9: a connection makes so many requests", HTTP,
-        "for turn in range(self._limits.requests):", "for turn in range(10**6):",
+        "        if last:", "        if False:",
         tests(SERVING, "test_connection_ends_after_its_requests"),
     ),
     Guard(
