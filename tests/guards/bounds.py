@@ -293,7 +293,7 @@ TABLES = (
     Guard(
         "presence: so many messages a second", "chatd/presence/watching.py",
         "if self._budget.take(now, len(watched.watchers)):", "if False:",
-        tests("tests/presence/test_presence_actor.py", "test_above_the_budget_updates_coarsen"),
+        tests("tests/presence/test_presence_actor.py", "test_what_many_watch_is_told_within_the_budget"),
     ),
     Guard(
         "addresses: so many are counted", BUCKET,
