@@ -32,10 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.
                 item.add_marker(pytest.mark.skip(reason="minutes long: make test-faults"))
 
 
+@pytest.fixture(scope="session")
+def rows(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    """Those of the table at the end: what it is about, and the figures."""
+    return request.config.stash.setdefault(ROWS, [])
+
+
 @pytest.fixture
-def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def told(request: pytest.FixtureRequest, rows: list[tuple[str, str]]) -> Callable[[str], None]:
     """Adds a line of figures to the table at the end: ``told("repaired within 0.8 s")``."""
-    rows = request.config.stash.setdefault(ROWS, [])
     return lambda figures: rows.append((request.node.name.removeprefix("test_").replace("_", " "), figures))
 
 

@@ -193,6 +193,8 @@ BAD: dict[str, Callable[[], str]] = {
     "alg a dict": lambda: raw({"alg": {"HS256": 1}, "typ": "at+jwt"}, claims()),
     "HS512 with our key": lambda: own(key=KEY * 2, alg="HS512"),
     "HS256 signed with the RSA public key": lambda: raw({"alg": "HS256"}, claims(iss=OUTSIDE, aud="chat"), RSA_PEM),
+    "another algorithm of the same RSA key": lambda: outside("RS512"),
+    "another padding of the same RSA key": lambda: outside("PS256"),
     "another key": lambda: own(key=b"y" * 32),
     "another RSA key": lambda: outside(key=OTHER_RSA),
     "no signature": lambda: own().rsplit(".", 1)[0] + ".",
@@ -355,3 +357,13 @@ def test_only_an_outside_issuer_names_a_tier() -> None:
     assert tokens.verify(own(claims(tier="premium")), NOW).tier == ""
     for odd in ("Premium", "", "x" * 33, 7, None, ["premium"], {"a": 1}):
         assert tokens.verify(outside(tier=odd), NOW).tier == ""
+
+
+def test_a_long_token_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: neither hashed nor decoded: what a token costs is bounded before anything is done with it."""
+    looked: list[str] = []
+    tokens = make_tokens()
+    monkeypatch.setattr(tokens, "_verified", looked.append)
+    with pytest.raises(BadToken, match="longer"):
+        tokens.verify("x" * 8193, NOW)
+    assert looked == []

@@ -51,7 +51,8 @@ def test_auto_is_json_where_nobody_sits() -> None:
 
 def test_the_console_obeys_no_escape_sequence() -> None:
     """A value from outside is shown as its repr: it can neither colour the terminal nor forge a second line."""
-    shown = logged("info", "console", "log.info('a.b', name='x\\x1b[2J\\nroot logged in')")
+    # The second one alone: structlog by itself quotes a text with white space in it, and writes any other as it is.
+    shown = logged("info", "console", "log.info('a.b', name='x\\x1b[2J\\nroot logged in', bare='\\x1b[2J')")
     assert shown.count("\n") == 1
     assert "\x1b" not in shown
 

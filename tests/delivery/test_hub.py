@@ -344,3 +344,53 @@ async def test_what_another_node_could_not_publish_after_the_return_is_found_soo
             while watcher.got != [2]:
                 await watcher.written.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_the_last_message_that_the_bus_lost_is_found(house: House) -> None:
+    """I6: nothing comes after it, so nobody can see a hole: a look into the store finds it."""
+    owner = await house.author("owner")
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=(), history="all"))
+    watcher = Listener("owner", "w", 91)
+    await house.live(watcher, made.conv, 1)
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    await repair._look()
+    await house.do(send(owner, 1, made.conv), deliver=False)
+    await repair._look()
+    assert house.hub.gapped == {made.conv}
+    assert await repair._fill([made.conv]) == []
+    assert watcher.got == [2]
+
+
+async def test_a_membership_that_the_bus_lost_is_found(house: House) -> None:
+    """I7: whoever was added, and did not hear of it, is told so by the next look into the store."""
+    owner, _ = await house.author("owner"), await house.author("bob")
+    here = Listener("bob")
+    await house.hub.enter(here)
+    repair = Repair(house.hub, house.store, Metrics(), nullcontext(), period=3600, grace=0.0)
+    await repair._look()
+    (made,) = await house.do(CreateGroup(author=owner, title="g", members=("bob",), history="all"), deliver=False)
+    assert here.began == []
+    await repair._look()
+    assert here.began == [made.conv]
+
+
+async def test_each_look_finds_what_has_ended_since(house: House) -> None:
+    """The bus lost the sign-out; what ended before the first look is found by it, too, and what lasts is left alone."""
+    owner = await house.author("bob")
+    (phone,) = await house.do(OpenDevice(user="bob", device="phone"))
+    listener = Listener("bob", "phone", phone.author.device_no, phone.author.epoch)
+    await house.hub.enter(listener)
+    endings = Endings(house.hub, house.store)
+    await endings._look()
+    assert not listener.signed_out
+    await house.do(SignOut(author=owner, device="phone"))
+    await endings._look()
+    assert listener.signed_out
+
+
+async def test_what_is_remembered_of_sign_outs_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: of the last ones, for those who are about to enter; it takes them moments."""
+    monkeypatch.setattr("chatd.delivery.hub.ENDED_KEPT", 3)
+    for device_no in range(10):
+        house.hub.end_sessions("bob", device_no, 2)
+    assert list(house.hub._ended) == [7, 8, 9]

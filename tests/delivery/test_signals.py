@@ -14,7 +14,17 @@ from chatd_protocol.codec import Encoding
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.adapters.sqlite.store import SqliteStore, open_store
-from chatd.conversations.operations import Appended, Author, CreateGroup, Mark, Marked, OpenDevice, RemoveMembers, Send
+from chatd.conversations.operations import (
+    Appended,
+    Author,
+    CreateGroup,
+    Mark,
+    Marked,
+    OpenDevice,
+    RemoveMembers,
+    Send,
+    SetBlock,
+)
 from chatd.delivery.envelope import Sealer
 from chatd.delivery.hub import Hub
 from chatd.delivery.signals import Signals
@@ -236,6 +246,19 @@ async def test_typing_in_large_groups_is_not_told(place: Place, mock_clock: Mock
     one.signals.ask_typing(typist, conv, True)
     await place.go(1)
     assert reader.heard == ([ON] if members == 200 else [])
+
+
+async def test_typing_is_not_told_where_one_blocks_the_other(place: Place, mock_clock: MockClock) -> None:
+    """In their 1:1 conversation, to neither of them."""
+    one, other = place.nodes
+    ann, bob = await place.people("ann", "bob")
+    (made,) = await one.do(send(ann, 1, "@bob"))
+    blocked, blocker = await one.live(ann, made.conv, group=False), await other.live(bob, made.conv, group=False)
+    await one.do(SetBlock(author=bob, user="ann", on=True))
+    one.signals.ask_typing(blocked, made.conv, True)
+    other.signals.ask_typing(blocker, made.conv, True)
+    await place.go(1)
+    assert blocked.heard == blocker.heard == []
 
 
 async def test_receipts_of_a_dm(place: Place, mock_clock: MockClock) -> None:

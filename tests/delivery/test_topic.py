@@ -98,3 +98,34 @@ def test_who_left_cannot_join() -> None:
     topic.follow("gone")
     topic.leave("gone")
     assert not topic.join("gone", 5)
+
+
+def test_a_repeat_is_dropped_and_not_held() -> None:
+    """The bus may say a thing as often as it likes: it is not released again, and takes no room of what waits."""
+    topic = anchored()
+    assert [e.seq for e in topic.offer(event(1))] == [1]
+    for _ in range(100):
+        assert list(topic.offer(event(1))) == []
+    assert not topic._held
+    assert topic._held_bytes.left == 1 << 20
+
+
+def test_what_waits_behind_a_hole_is_bounded() -> None:
+    """I9: so many events of a topic, and so many bytes of all topics together; what is let go is read from the store."""
+    topic = anchored()
+    for seq in range(2, 40):
+        list(topic.offer(event(seq)))
+    assert topic._held is not None
+    assert len(topic._held) == HELD
+    room = HeldBytes(10)
+    topics: list[Topic[str]] = [Topic("c", group=True, held_bound=HELD, held_bytes=room) for _ in range(2)]
+    for one in topics:
+        one.follow("s")
+        assert one.join("s", 0)
+        for seq in (2, 3, 4):
+            list(one.offer(Event("c", seq, 0, "alice", "message", b"1234", 1, seq)))
+    assert [len(one._held or ()) for one in topics] == [2, 0]
+    assert room.left == 2
+    for one in topics:
+        one.leave("s")
+    assert room.left == 10

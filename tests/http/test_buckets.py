@@ -76,6 +76,14 @@ def test_address_keys() -> None:
     assert address_key(address_key("2001:db8::1")) == address_key("2001:db8::1")
 
 
+def test_a_pause_gives_no_more_than_the_burst() -> None:
+    """However long it was."""
+    bucket = TokenBucket(1.0, 5)
+    assert bucket.take(0.0, 3) == 0.0
+    assert bucket.take(1000.0, 5) == 0.0
+    assert bucket.take(1000.0) > 0
+
+
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (1, 0), (-1, 1)])
 def test_senseless_limits(rate: float, burst: float) -> None:
     """A bucket that could never give is refused when it is made."""

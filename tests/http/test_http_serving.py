@@ -258,7 +258,9 @@ async def test_slow_body_is_cut(autojump_clock: trio.testing.MockClock) -> None:
     """A body that does not come is told 408 after its deadline."""
     server, client = trio.testing.memory_stream_pair()
     await client.send_all(post(b"abc")[:-1])
+    began = trio.current_time()
     assert await serve_http(server, b"", echo, deadlines=Deadlines(body=7)) is None
+    assert trio.current_time() - began <= 7 + 2
     assert b"request body: must be complete within 7 s" in await client.receive_some()
 
 

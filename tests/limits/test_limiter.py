@@ -286,6 +286,27 @@ async def test_leases_leave_redis_alone_too(autojump_clock: trio.testing.MockClo
         nursery.cancel_scope.cancel()
 
 
+class Hanging(Unreachable):
+    """One that never answers."""
+
+    async def _called(self) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_call_that_never_ends_holds_no_session_up(autojump_clock: trio.testing.MockClock) -> None:
+    """Half a second, whatever the link's own deadlines are; then the user goes on alone."""
+    limiter = Limiter(Tiers(SLOW), Metrics())
+    limiter.connect(Hanging())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limiter.run)
+        limiter.link_up()
+        began = trio.current_time()
+        limits = await entered(limiter)
+        assert trio.current_time() - began == pytest.approx(0.5)
+        assert spend(limits, 1000) == 100
+        nursery.cancel_scope.cancel()
+
+
 async def test_sign_ins_fail_closed(autojump_clock: trio.testing.MockClock) -> None:
     """While Redis is away an address has one minute's worth of sign-ins, however long it lasts; other attempts have
     their rate, and everything is as before once it is back."""

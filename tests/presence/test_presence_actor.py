@@ -360,6 +360,23 @@ async def test_above_the_budget_updates_coarsen(place: Place, mock_clock: MockCl
     assert len(session.told) < 20 + 40
 
 
+async def test_what_many_watch_is_told_within_the_budget(place: Place, mock_clock: MockClock) -> None:
+    """A change is a message to each who watches: of two whom ten watch, and who come at once, the second one waits."""
+    here = await place.node("aa", messages_per_second=10.0)
+    bob, cid, *others = await place.people("bob", "cid", *[f"u{number}" for number in range(10)])
+    await place.group(bob, "cid", *[author.user for author in others])
+    sessions = [here.enter(author) for author in others]
+    for session in sessions:
+        here.presence.watch(session, ["bob", "cid"])
+    await place.until(lambda: all(len(session.told) == 2 for session in sessions))
+    await place.go(5)
+    for author in (bob, cid):
+        here.enter(author)
+    await place.until(lambda: any(len(session.told) > 2 for session in sessions))
+    assert sum(len(session.told) - 2 for session in sessions) == 10
+    await place.until(lambda: all(len(session.told) == 4 for session in sessions))
+
+
 async def test_the_node_watches_so_many(place: Place, mock_clock: MockClock) -> None:
     """Beyond the bound the session is told so, once; when it watches fewer there is room again."""
     here = await place.node("aa", watched_users=2)

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from chatd_protocol import messages
 
-from chatd.sessions.mailbox import EVERYTHING, MAX_BEGAN, Mailbox
+from chatd.sessions.mailbox import EVERYTHING, MAX_BEGAN, REQUESTS_BYTES, Mailbox
 
 REQUEST = messages.Blocked(id=1)
 
@@ -66,3 +66,14 @@ def test_it_is_full_by_number_and_by_bytes_and_has_room_again() -> None:
     for number in range(MAX_BEGAN + 1):
         mailbox.conversation_began(f"c{number}")
     assert [mailbox.take(), mailbox.take()] == [EVERYTHING, None]
+
+
+def test_it_is_full_by_bytes() -> None:
+    """However few the requests are."""
+    mailbox = Mailbox(100)
+    mailbox.put(REQUEST, REQUESTS_BYTES - 1)
+    assert not mailbox.full
+    mailbox.put(REQUEST, 1)
+    assert mailbox.full
+    mailbox.take()
+    assert not mailbox.full

@@ -354,6 +354,9 @@ class StoreConformance:
             page = await store.page(b.user_no, conv, after=0, before=None, limit=50, max_bytes=10**6)
             assert page is not None
             assert [event.seq for event in page.events] == seen
+            newest = await store.page(b.user_no, conv, after=None, before=None, limit=50, max_bytes=10**6)
+            assert newest is not None
+            assert ([event.seq for event in newest.events], newest.more) == (seen, False)
             assert (await store.standings(b.user_no, b.device_no))[0].cursor == 2
 
     async def test_pages(self, engine: Engine) -> None:

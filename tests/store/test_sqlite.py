@@ -76,6 +76,16 @@ async def test_the_file_is_private_and_synced(path: Path, engine: Any) -> None:
         assert store._connection.pragma("journal_mode") == "wal"
 
 
+async def test_who_reads_cannot_write(engine: Any) -> None:
+    """Queries run on connections that change nothing, whatever a query should ever say; search's, too."""
+    async with engine() as store:
+        await people(store, "a")
+        for readers in (store._readers, store._searchers):
+            with pytest.raises(Unavailable, match="ReadOnlyError"):
+                await readers.read(lambda connection: connection.execute("DELETE FROM users"))
+        assert await store.account("a") is not None
+
+
 async def test_a_newer_schema_is_refused(path: Path, engine: Any) -> None:
     """A file of a newer chatd is not touched, and the text names both versions."""
     async with engine():
@@ -304,6 +314,19 @@ async def test_dedupe_is_what_stops_repeats(engine: Any) -> None:
         with pytest.raises(apsw.ConstraintError):
             await do(store, message(a, 1, "@b"))
         assert await whole(store, first.conv) == [(1, "message")]
+
+
+async def test_of_a_commit_that_failed_nothing_stays(engine: Any) -> None:
+    """Not in the transaction, and not in what is remembered; whatever ended it, a bug, too."""
+    async with engine() as store:
+        a, _ = await people(store, "a", "b")
+        (first,) = await do(store, message(a, 1, "@b"))
+        store._cache.device(a.device_no).cseq = 0
+        with pytest.raises(apsw.ConstraintError):
+            await do(store, message(a, 1, "@b"))
+        (second,) = await do(store, message(a, 2, "@b"))
+        assert isinstance(second, Appended)
+        assert await whole(store, first.conv) == [(1, "message"), (2, "message")]
 
 
 async def test_gone_devices_cost_nothing(path: Path, engine: Any) -> None:

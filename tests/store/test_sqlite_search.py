@@ -266,7 +266,8 @@ async def test_terms_are_no_syntax(engine: Any) -> None:
                                ("body:x -y ^z", 5)]:  # fmt: skip
             answer = await store.search(b.user_no, SearchTerms(terms=(Term(text),)), cursor=None, limit=9, max_bytes=BIG)
             assert [event.seq for event in answer[0]] == [expected + 1], text
-
+        smuggled = SearchTerms(terms=(Term('said" OR "place'),))
+        assert await store.search(b.user_no, smuggled, cursor=None, limit=9, max_bytes=BIG) == ([], None)
 
 
 async def say(store: Any, author: Author, conv: str, count: int, body: str = "word") -> int:

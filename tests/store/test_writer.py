@@ -46,6 +46,17 @@ async def test_names_are_weighed(operation: Operation) -> None:
     assert [writer.submit(operation, lambda *_: None) for _ in range(3)] == [True, True, False]
 
 
+async def test_so_many_operations_wait() -> None:
+    """I9: one more is refused, whatever they weigh; and who closes takes none at all."""
+    nowhere: Any = None
+    writer = Writer(nowhere, lambda _: None, Metrics(), nullcontext(), max_items=2, max_bytes=1 << 30, batch=10)
+    operation = CreateAccount(user="a", password_hash="")
+    assert [writer.submit(operation, lambda *_: None) for _ in range(3)] == [True, True, False]
+    other = Writer(nowhere, lambda _: None, Metrics(), nullcontext(), max_items=2, max_bytes=1 << 30, batch=10)
+    other.close()
+    assert not other.submit(operation, lambda *_: None)
+
+
 class Gate:
     """The real store, whose commits go on one after another as they are let. ``calls``: how often each tells of its waits."""
 

@@ -139,6 +139,27 @@ def test_a_restore_takes_only_what_is_sound(data: Path, tmp_path: Path) -> None:
     assert not list(other.glob(".*"))
 
 
+def test_a_backup_of_what_is_broken_says_so(data: Path, tmp_path: Path) -> None:
+    """It is verified when it is made, and not when it is needed."""
+    change(data / "chatd.db", "DELETE FROM events WHERE seq = 2")
+    said = chatd("backup", str(tmp_path / "backup"), "--data", str(data))
+    assert said.returncode == 1
+    assert f"{'every log is 1, 2, 3, ... to its head':<48} BROKEN" in said.stdout
+
+
+async def test_no_restore_beside_a_server(data: Path, tmp_path: Path) -> None:
+    """What a server has open stays in its place, and the server goes on."""
+    target = tmp_path / "backup"
+    chatd("backup", str(target), "--data", str(data))
+    async with open_store(data / "chatd.db") as store:
+        (ann,) = await people(store, "ann")
+        refused = await trio.to_thread.run_sync(chatd, "restore", str(target), "--data", str(data), "--replace")
+        assert (refused.returncode, "a server has it open" in refused.stderr) == (1, True)
+        await do(store, message(ann, 4, "@ben"))
+    assert not list(data.glob("*before-restore"))
+    assert not any(found_in(data / "chatd.db").values())
+
+
 def test_a_backup_of_an_earlier_version(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is brought to this version's schema; one of a later version is refused."""
     target = tmp_path / "backup"

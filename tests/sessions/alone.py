@@ -1,0 +1,127 @@
+"""A session by itself: its link notes what is said, and each service of its node is as large as a test needs it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import cbor2
+import trio
+from chatd_protocol.codec import Encoding
+from chatd_protocol.transitions import State
+
+from chatd.conversations.operations import Author, Operation
+from chatd.limits.limiter import Limiter
+from chatd.limits.rules import Tiers
+from chatd.ops.metrics import Metrics
+from chatd.options import Limits
+from chatd.sessions.node import page_bytes
+from chatd.sessions.session import Session
+from chatd.sessions.wheel import TimingWheel
+
+BINARY, TEXT, PING = 2, 1, 9
+
+
+def client_frame(payload: bytes, opcode: int = BINARY) -> bytes:
+    """Masked with zeros."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([0x80 | opcode]) + size + b"\0\0\0\0" + payload
+
+
+def said_in(data: bytes) -> list[dict[str, Any]]:
+    """The messages of a server's frames, and a close frame as its ``close``."""
+    messages: list[dict[str, Any]] = []
+    while data:
+        head = 2 if data[1] < 126 else 4
+        size = data[1] if data[1] < 126 else int.from_bytes(data[2:4], "big")
+        payload, opcode = data[head : head + size], data[0] & 0x0F
+        if opcode == BINARY:
+            messages.append(cbor2.loads(payload))
+        elif opcode == 8:
+            messages.append({"close": int.from_bytes(payload[:2], "big")})
+        data = data[head + size :]
+    return messages
+
+
+class Link:
+    """``said`` holds all messages; ``ended`` how the link was ended, and ``reading`` whether it is read."""
+
+    waiting_bytes = 0
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.ended = ""
+        self.reading = True
+
+    @property
+    def errors(self) -> list[str]:
+        return [message["code"] for message in self.said if message.get("t") == "error"]
+
+    def write(self, frame: bytes) -> None:
+        if not self.ended:
+            self.said += said_in(frame)
+
+    def finish(self, farewell: bytes) -> None:
+        self.write(farewell)
+        self.ended = self.ended or "finished"
+
+    def cut(self, farewell: bytes) -> None:
+        self.write(farewell)
+        self.ended = self.ended or "cut"
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    async def wait_drained(self, below: int) -> None:
+        """The peer reads nothing."""
+        await trio.sleep_forever()
+
+
+def _nothing(*_: Any) -> None: ...
+
+
+async def _at_once(*_: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class Alone:
+    """``session`` and its ``link``; ``asked`` holds the operations that the store writer took, while it has ``room``."""
+
+    def __init__(self, **limits: Any) -> None:
+        bounds = Limits(**limits)
+        self.asked: list[Operation] = []
+        self.typed: list[str] = []
+        self.room = True
+        self.limiter = Limiter(Tiers(bounds), Metrics(), clock=lambda: 0.0)
+        self.node: Any = SimpleNamespace(
+            limits=bounds, metrics=Metrics(), wheel=TimingWheel(), hello_seconds=10.0, pages=page_bytes(bounds.outbox_bytes),
+            limiter=self.limiter, writer=SimpleNamespace(submit=self._submit), pace=SimpleNamespace(step=_at_once),
+            presence=SimpleNamespace(stir=_nothing, leave=_nothing, watch=_nothing), mark_moved=_nothing,
+            signals=SimpleNamespace(ended=_nothing, ask_typing=lambda session, conv, on: self.typed.append(conv)),
+            roll=SimpleNamespace(session_over=_nothing, node=b"here"),
+        )  # fmt: skip
+        self.session = self._made(self.node)
+        self.link = Link()
+        self.session.link = self.link  # type: ignore[assignment]
+
+    @staticmethod
+    def _made(node: Any) -> Session:
+        return Session(node, Encoding.CBOR, "192.0.2.1", "session")
+
+    def _submit(self, operation: Operation, _: Any) -> bool:
+        if self.room:
+            self.asked.append(operation)
+        return self.room
+
+    def live(self) -> Alone:
+        """As after the hello and the replay."""
+        self.session.opened(Author(1, "ann", 1, 1), "phone", 0)
+        self.session.admitted(self.limiter.enter("ann", ""))
+        self.session._machine.state = State.LIVE
+        return self
+
+    def say(self, *messages: dict[str, Any]) -> None:
+        self.session.data_received(b"".join(client_frame(cbor2.dumps(message)) for message in messages))
