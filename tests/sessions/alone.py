@@ -69,6 +69,9 @@ class Link:
         self.write(farewell)
         self.ended = self.ended or "cut"
 
+    def abort(self) -> None:
+        self.ended = self.ended or "aborted"
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -98,7 +101,7 @@ class Alone:
         self.limiter = Limiter(Tiers(bounds), Metrics(), clock=lambda: 0.0)
         self.node: Any = SimpleNamespace(
             limits=bounds, metrics=Metrics(), wheel=TimingWheel(), hello_seconds=10.0, pages=page_bytes(bounds.outbox_bytes),
-            limiter=self.limiter, writer=SimpleNamespace(submit=self._submit), pace=SimpleNamespace(step=_at_once),
+            limiter=self.limiter, writer=SimpleNamespace(submit=self._submit, share=1.0), pace=SimpleNamespace(step=_at_once),
             presence=SimpleNamespace(stir=_nothing, leave=_nothing, watch=_nothing), mark_moved=_nothing,
             signals=SimpleNamespace(ended=_nothing, ask_typing=lambda session, conv, on: self.typed.append(conv)),
             roll=SimpleNamespace(session_over=_nothing, node=b"here"),

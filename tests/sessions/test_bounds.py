@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from chatd_protocol import messages
 
+from chatd.conversations.operations import Send
 from chatd.conversations.rules import NOT_FOUND, REPLACED
 from chatd.sessions.actor import run_session
 from chatd.sessions.replay import STALL_SECONDS, wait_for_peer
@@ -152,6 +153,46 @@ async def test_who_has_too_much_under_way_is_not_read() -> None:
     assert not alone.link.reading
     alone.session._send_settled(alone.asked[0], NOT_FOUND)
     assert alone.link.reading
+
+
+async def test_what_was_read_waits_until_there_is_room() -> None:
+    """All that came in one piece is not taken in at once; and when there is room, it is, in its order and all of it."""
+    alone = Alone(inflight_sends=4).live()
+    alone.say(*(send(cseq) for cseq in range(1, 11)))
+    assert (len(alone.asked), alone.link.reading) == (4, False)
+    settled = 0
+    while settled < len(alone.asked):
+        assert len(alone.asked) - settled <= 4
+        alone.session._send_settled(alone.asked[settled], NOT_FOUND)
+        settled += 1
+    assert [operation.cseq for operation in alone.asked if isinstance(operation, Send)] == list(range(1, 11))
+    assert alone.link.reading
+
+
+@pytest.mark.parametrize(("share", "taken"), [(1.0, 8), (0.25, 2), (0.0, 1)])
+async def test_when_much_waits_each_may_have_less_under_way(share: float, taken: int) -> None:
+    """One at least: who has none under way would not be told that there is room again."""
+    alone = Alone(inflight_sends=8).live()
+    alone.node.writer.share = share
+    alone.say(*(send(cseq) for cseq in range(1, 11)))
+    assert (len(alone.asked), alone.link.reading) == (taken, False)
+    for operation in alone.asked[:taken]:
+        alone.session._send_settled(operation, NOT_FOUND)
+    assert len(alone.asked) > taken
+    assert alone.link.errors == ["not_found"] * taken
+
+
+async def test_a_fault_in_what_had_waited_ends_its_session_alone() -> None:
+    """It is the writer who calls then, and it serves everybody."""
+    alone = Alone(inflight_sends=1).live()
+    alone.say(send(1), {"t": "heartbeat", "active": False})
+
+    def fail(_: str) -> None:
+        raise RuntimeError("planted")
+
+    alone.node.presence.stir = fail
+    alone.session._send_settled(alone.asked[0], NOT_FOUND)
+    assert alone.link.ended == "aborted"
 
 
 async def test_who_asks_faster_than_is_answered_is_not_read() -> None:

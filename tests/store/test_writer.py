@@ -57,6 +57,20 @@ async def test_so_many_operations_wait() -> None:
     assert not other.submit(operation, lambda *_: None)
 
 
+@pytest.mark.parametrize(("items", "size"), [(1000, 1 << 30), (1 << 20, 1000 * OPERATION_BYTES)], ids=["items", "bytes"])
+async def test_the_fuller_the_mailbox_the_less_of_each(items: int, size: int) -> None:
+    """What a session may have under way shrinks before the bound is reached, be it one of items or of bytes."""
+    nowhere: Any = None
+    writer = Writer(nowhere, lambda _: None, Metrics(), nullcontext(), max_items=items, max_bytes=size, batch=10)
+    seen = [writer.share]
+    while writer.submit(CreateAccount(user="a", password_hash=""), lambda *_: None):
+        seen.append(writer.share)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == 1.0
+    assert seen[500] == pytest.approx(0.25, abs=0.1)
+    assert seen[-1] < 0.01
+
+
 class Gate:
     """The real store, whose commits go on one after another as they are let. ``calls``: how often each tells of its waits."""
 
