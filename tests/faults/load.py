@@ -60,7 +60,8 @@ class Load:
     """``users`` of whom some have two devices, in ``groups`` of five; each device says something every ``pause`` seconds.
 
     ``ports``: where clients go; the running nodes' own, where nothing else is given. ``stays``: seconds of a session, on
-    average. ``moving``: whether members come and go. ``lifetime``: of tokens, in seconds.
+    average. ``moving``: whether members come and go. ``padding``: bytes more in each body.
+    ``lifetime``: of tokens, in seconds.
     """
 
     cluster: Cluster
@@ -72,6 +73,7 @@ class Load:
     seed: int = field(default_factory=lambda: SystemRandom().randrange(2**32))
     ports: Callable[[], Sequence[int]] | None = None
     moving: bool = True
+    padding: int = 0
     lifetime: int = 3600
     clients: list[Client] = field(default_factory=list)
     convs: dict[str, str] = field(default_factory=dict)
@@ -127,7 +129,7 @@ class Load:
 
     def _something(self, client: Client) -> dict[str, Any]:
         self.said += 1
-        body, what = f"{client.user}.{client.device}.{self.said}", self.random.random()
+        body, what = f"{client.user}.{client.device}.{self.said}{'.' * self.padding}", self.random.random()
         if what < 0.6:
             return {"t": "send", "to": self._group(client.user), "body": body}
         if what < 0.85:

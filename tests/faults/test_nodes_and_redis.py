@@ -133,7 +133,7 @@ async def test_single_messages_of_the_bus(clusters: Clusters, tmp_path: Path, to
 
 async def test_an_overflowing_pubsub_buffer(clusters: Clusters, tmp_path: Path, told: Told) -> None:
     """Redis drops the subscriber that sleeps; when it wakes it has everything."""
-    load = Load(clusters(2), tmp_path, pause=0.02)
+    load = Load(clusters(2), tmp_path, padding=4000)
     await load.prepare()
     await ask_valkey(load.cluster, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
     verdict = await load.run(partial(_again, partial(stop_a_node, seconds=4.0), 1.0), SECONDS)
