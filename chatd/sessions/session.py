@@ -176,11 +176,11 @@ class Session:
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             return
-        except OutOfPlace as fault:
+        except OutOfPlace as misplaced:  # another name: compiled, a name has one type, and this was no Malformed
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             else:
-                self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(fault))
+                self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(misplaced))
             return
         self._act(message, len(payload))
 

@@ -92,8 +92,8 @@ def _decode(encoding: Encoding, data: bytes, kinds: dict[str, type[Struct]], bou
         raise _nameless(fields, name)
     try:
         return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as fault:
-        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {_readable(str(fault), kind)[:300]}") from None
+    except msgspec.ValidationError as invalid:
+        raise _about(fields, ErrorCode.BAD_MESSAGE, f"{name}: {_readable(str(invalid), kind)[:300]}") from None
 
 
 _NAME_REGEX = re.compile(r"`str` matching regex '\^\[a-z0-9_.-\]\+\S*'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from chatd.options import Limits
 from chatd.sessions.node import page_bytes
 from chatd.sessions.session import Session
 from chatd.sessions.wheel import TimingWheel
+from chatd.store.writer import Writer
 
 BINARY, TEXT, PING = 2, 1, 9
 
@@ -91,17 +93,17 @@ async def _at_once(*_: Any) -> None:
 
 
 class Alone:
-    """``session`` and its ``link``; ``asked`` holds the operations that the store writer took, while it has ``room``."""
+    """``session`` and its ``link``; its ``writer`` takes in what is asked for, and nobody stores it."""
 
     def __init__(self, **limits: Any) -> None:
         bounds = Limits(**limits)
-        self.asked: list[Operation] = []
         self.typed: list[str] = []
-        self.room = True
+        nowhere: Any = None
+        self.writer = Writer(nowhere, _nothing, Metrics(), nullcontext(), max_items=1000, max_bytes=1 << 30, batch=10)
         self.limiter = Limiter(Tiers(bounds), Metrics(), clock=lambda: 0.0)
         self.node: Any = SimpleNamespace(
             limits=bounds, metrics=Metrics(), wheel=TimingWheel(), hello_seconds=10.0, pages=page_bytes(bounds.outbox_bytes),
-            limiter=self.limiter, writer=SimpleNamespace(submit=self._submit, share=1.0), pace=SimpleNamespace(step=_at_once),
+            limiter=self.limiter, writer=self.writer, pace=SimpleNamespace(step=_at_once),
             presence=SimpleNamespace(stir=_nothing, leave=_nothing, watch=_nothing), mark_moved=_nothing,
             signals=SimpleNamespace(ended=_nothing, ask_typing=lambda session, conv, on: self.typed.append(conv)),
             roll=SimpleNamespace(session_over=_nothing, node=b"here"),
@@ -114,10 +116,10 @@ class Alone:
     def _made(node: Any) -> Session:
         return Session(node, Encoding.CBOR, "192.0.2.1", "session")
 
-    def _submit(self, operation: Operation, _: Any) -> bool:
-        if self.room:
-            self.asked.append(operation)
-        return self.room
+    @property
+    def asked(self) -> list[Operation]:
+        """What waits for the store."""
+        return [operation for operation, _, _ in self.writer._mailbox]
 
     def live(self) -> Alone:
         """As after the hello and the replay."""

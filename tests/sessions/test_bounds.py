@@ -209,7 +209,7 @@ async def test_who_asks_faster_than_is_answered_is_not_read() -> None:
 async def test_a_full_writer_is_told() -> None:
     """``overloaded``, with the number, so that it is said again."""
     alone = Alone().live()
-    alone.room = False
+    alone.writer.close()
     alone.say(send(1))
     assert [(message["code"], message["cseq"]) for message in alone.link.said] == [("overloaded", 1)]
 
