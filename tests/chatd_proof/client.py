@@ -251,8 +251,7 @@ class Client:
                     if self.random.random() < self.plan.vanishes / 5 and not self.settling.is_set():
                         session.cancel()  # in the middle of what it says: that may be stored after the next session has begun
             elif self.random.random() < 0.2 and self.have:
-                conv = self.random.choice(list(self.have))
-                await self._say({"t": "delivered", "conv": conv, "seq": self.have[conv]})
+                await self.mark(self.random.choice(list(self.have)))
 
     async def _begin_again(self) -> None:
         """After a refusal all that followed is refused too. When every answer is here, a new session is begun, which says what is
@@ -283,6 +282,10 @@ class Client:
         to = message.get("to") or message["conv"]
         self.note(Sent(trio.current_time(), self._session, number, to, content_of(said), kind))
         await self._say({**message, "cseq": number})
+
+    async def mark(self, conv: str) -> None:
+        """Say how far one has it. Raises BrokenResourceError, ClosedResourceError where the session is over."""
+        await self._say({"t": "delivered", "conv": conv, "seq": self.have[conv]})
 
     async def ask(self, what: str, conv: str, users: list[str]) -> bool:
         """A change of members, if there is a session now."""

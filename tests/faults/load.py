@@ -6,6 +6,7 @@ import base64
 import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import trio
 from chatd_proof.checker import check
-from chatd_proof.client import Client, Plan, content, settle
+from chatd_proof.client import GONE, Client, Plan, content, settle
 from chatd_proof.history import Recorder, Settled, Stored, read_history
 from chatd_proof.logs import read_logs
 from chatd_proof.verdict import Verdict, percentile, readable
@@ -24,6 +25,7 @@ from tests.e2e.cluster import Cluster, Peer
 SETTLE_SECONDS = 120.0
 QUIET_SECONDS = 4.0
 HEAD_BYTES = 16384
+MARK_SECONDS = 5.0
 STRANGERS = 0.02
 """How often somebody writes to a group that they are not in."""
 
@@ -151,6 +153,15 @@ class Load:
                     client.plan.say.append(self._something(client))
             await trio.sleep(self.pause)
 
+    async def _mark(self, client: Client) -> None:
+        """As clients do, or each return would bring all that there ever was."""
+        while True:
+            await trio.sleep(self.random.expovariate(1 / MARK_SECONDS))
+            if client.live:
+                for conv in self.random.sample(list(client.have), len(client.have) // 2):
+                    with suppress(*GONE):
+                        await client.mark(conv)
+
     async def _move_members(self) -> None:
         while True:
             await trio.sleep(self.random.expovariate(2.0))
@@ -167,6 +178,8 @@ class Load:
                 everybody.start_soon(client.run)
             async with trio.open_nursery() as talking:
                 talking.start_soon(self._feed)
+                for client in self.clients:
+                    talking.start_soon(self._mark, client)
                 if self.moving:
                     talking.start_soon(self._move_members)
                 began = trio.current_time()

@@ -3,8 +3,9 @@
  * MACHINE_CLOCK=FILE     the wall clock is off by the 8 bytes in it, nanoseconds; mapped, so that it jumps when they change.
  *                        The monotonic clock stays as it is.
  * MACHINE_DISK=DIR       what of the files directly in it would be there after a loss of power is kept in
- * MACHINE_PLATTER=DIR    files of the same names: what was written becomes part of them when its file is synced by the process
- *                        that wrote it, and not before. Names are kept at once, as a journalled file system does.
+ * MACHINE_PLATTER=DIR    files of the same names: what was written, by whatever process, becomes part of them when its file is
+ *                        synced, by whatever process, and not before: also what a process wrote that was killed since. What waits
+ *                        is listed beside each, in a file ".NAME". Names are kept at once, as a journalled file system does.
  * MACHINE_FORGETS=END    syncs of files whose names end so do nothing, and say that they did.
  * MACHINE_SYNC_MS=N      each sync takes so much longer.
  */
@@ -13,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,26 +28,20 @@
 #define REAL(result, name, ...) static result (*name)(__VA_ARGS__)
 REAL(int, real_clock, clockid_t, struct timespec *);
 REAL(ssize_t, real_pwrite, int, const void *, size_t, off_t);
-REAL(ssize_t, real_write, int, const void *, size_t);
 REAL(int, real_truncate, int, off_t);
 REAL(int, real_sync, int);
 
-enum { FILES = 64, PIECE = 65536 };
+enum { PIECE = 65536 };
 struct range { off_t from, to; };
-struct file { dev_t dev; ino_t ino; struct range *ranges; size_t count, room; };
 
 static const char *disk, *platter, *forgets;
 static long sync_ms;
 static volatile int64_t *offset;
-static struct file files[FILES];
-static size_t known;
-static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void begin(void)
 {
     real_clock = dlsym(RTLD_NEXT, "clock_gettime");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
-    real_write = dlsym(RTLD_NEXT, "write");
     real_truncate = dlsym(RTLD_NEXT, "ftruncate64");
     real_sync = dlsym(RTLD_NEXT, "fdatasync");
     disk = getenv("MACHINE_DISK");
@@ -112,69 +106,57 @@ static const char *name_of(int fd, char *path)
     return path + root + 1;
 }
 
-static struct file *file_of(int fd)
-{
-    struct stat found;
-    if (fstat(fd, &found))
-        return NULL;
-    for (size_t n = 0; n < known; n++)
-        if (files[n].dev == found.st_dev && files[n].ino == found.st_ino)
-            return &files[n];
-    if (known == FILES)
-        abort();
-    files[known] = (struct file){.dev = found.st_dev, .ino = found.st_ino};
-    return &files[known++];
-}
-
-static void note(int fd, off_t from, ssize_t size)
+/* The list of what waits for a sync, locked: every process on this disk has the same. */
+static int waiting(const char *name)
 {
     char path[PATH_MAX];
-    int before = errno;
-    if (size > 0 && name_of(fd, path)) {
-        pthread_mutex_lock(&owner);
-        struct file *file = file_of(fd);
-        if (file && file->count == file->room) {
-            file->room = file->room ? 2 * file->room : 64;
-            file->ranges = realloc(file->ranges, file->room * sizeof *file->ranges);
-            if (!file->ranges)
-                abort();
-        }
-        if (file)
-            file->ranges[file->count++] = (struct range){from, from + size};
-        pthread_mutex_unlock(&owner);
-    }
-    errno = before;
+    snprintf(path, sizeof path, "%s/.%s", platter, name);
+    int list = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    if (list < 0 || flock(list, LOCK_EX))
+        abort();
+    return list;
 }
 
+static void note(int fd, off_t from, size_t size)
+{
+    char path[PATH_MAX];
+    const char *name = name_of(fd, path);
+    if (!name || !size)
+        return;
+    struct range range = {from, from + (off_t)size};
+    int list = waiting(name);
+    if (real_pwrite(list, &range, sizeof range, lseek(list, 0, SEEK_END)) != sizeof range)
+        abort();
+    close(list);
+}
+
+/* Noted before, for the process may be killed in between; and after, for somebody may have synced in between. */
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t at)
 {
+    note(fd, at, size);
     ssize_t done = real_pwrite(fd, data, size, at);
-    note(fd, at, done);
+    int fault = errno;
+    if (done > 0)
+        note(fd, at, (size_t)done);
+    errno = fault;
     return done;
 }
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return pwrite64(fd, data, size, at); }
 
-ssize_t write(int fd, const void *data, size_t size)
-{
-    ssize_t done = real_write(fd, data, size);
-    if (disk && done > 0)
-        note(fd, lseek(fd, 0, SEEK_CUR) - done, done);
-    return done;
-}
-
 static void keep(int fd, const char *name)
 {
     char path[PATH_MAX], piece[PIECE];
     struct stat found;
+    struct range range;
+    int list = waiting(name);
     snprintf(path, sizeof path, "%s/%s", platter, name);
     int kept = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    struct file *file = file_of(fd);
-    if (kept < 0 || !file || flock(kept, LOCK_EX) || fstat(fd, &found)) /* another node may keep the same file */
+    if (kept < 0 || fstat(fd, &found))
         abort();
-    for (size_t n = 0; n < file->count; n++)
-        for (off_t at = file->ranges[n].from; at < file->ranges[n].to;) {
-            size_t most = file->ranges[n].to - at < PIECE ? (size_t)(file->ranges[n].to - at) : PIECE;
+    for (off_t next = 0; pread(list, &range, sizeof range, next) == sizeof range; next += sizeof range)
+        for (off_t at = range.from; at < range.to;) {
+            size_t most = range.to - at < PIECE ? (size_t)(range.to - at) : PIECE;
             ssize_t size = pread(fd, piece, most, at);
             if (size <= 0)
                 break; /* cut off meanwhile */
@@ -182,10 +164,10 @@ static void keep(int fd, const char *name)
                 abort();
             at += size;
         }
-    file->count = 0;
-    if (real_truncate(kept, found.st_size))
+    if (real_truncate(kept, found.st_size) || real_truncate(list, 0))
         abort();
     close(kept);
+    close(list);
 }
 
 static int synced(int fd)
@@ -198,11 +180,8 @@ static int synced(int fd)
     if (name && end && size >= end && !strcmp(name + size - end, forgets))
         return 0;
     int result = real_sync(fd);
-    if (result == 0 && name) {
-        pthread_mutex_lock(&owner);
+    if (result == 0 && name)
         keep(fd, name);
-        pthread_mutex_unlock(&owner);
-    }
     return result;
 }
 

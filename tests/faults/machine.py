@@ -43,6 +43,8 @@ class Machine:
     def lose_power(self) -> int:
         """After all nodes were killed: of the store, only what was synced is there. How many bytes of it are other ones now."""
         lost = 0
+        for waiting in self._platter.glob(f".{STORE}*"):
+            waiting.unlink()
         for path in [path for path in self._disk.iterdir() if path.name.startswith(STORE)]:
             kept = self._platter / path.name
             if path.name.endswith("-shm") or not kept.exists():
@@ -73,6 +75,6 @@ def _built(directory: Path) -> Path:
     if compiler is None:
         pytest.skip("there is no C compiler (cc), which the preloaded machine takes")
     target = directory / "machine.so"
-    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-ldl", "-lpthread"]
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-ldl"]
     subprocess.run([compiler, SOURCE, *options, "-o", target], check=True)
     return target
