@@ -98,7 +98,7 @@ async def _answers(peer: Peer, conv: str) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("node", [0, pytest.param(1, marks=pytest.mark.long)])
 async def test_what_is_not_yours_is_not_there(cluster: Cluster, node: int) -> None:
     """I8: a stranger is answered about a group, and about two users' conversation, as about none: word for word, whatever is
     asked, and whoever is named in it. So is a former member. Only a member is answered otherwise."""

@@ -89,6 +89,7 @@ async def signed_in(cluster: Cluster) -> str:
     return token
 
 
+@pytest.mark.long
 async def test_a_token_that_ends_takes_its_session_along(pair: Cluster, told: Told) -> None:
     """On each node, in the middle of a conversation; how long after its ``exp`` something still came is told."""
     talker = await Peer.open(pair, 0, "talker")

@@ -103,6 +103,7 @@ async def test_sign_ins_and_passwords_are_one_limit(cluster: Cluster) -> None:
         assert (await _posted(cluster, "/v1/password", new_password="battery staple")(node, source, node)).status == 429
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["conversations", "search"])
 async def test_a_user_has_one_limit(cluster: Cluster, told: Told, what: str) -> None:
     """Requests, and searches, of four devices on two nodes, reconnecting in between: together within the limit; another user has
@@ -126,6 +127,7 @@ async def test_a_user_has_one_limit(cluster: Cluster, told: Told, what: str) -> 
     told(f"{what}: {counted} of a limit of {limit:.0f}: {counted / limit:.2f}")
 
 
+@pytest.mark.long
 async def test_without_a_limit_more_comes_through(tmp_path: Path) -> None:
     """The attempts above are such that a server which counts no address would have let them all through."""
     (source,) = other_addresses(1)

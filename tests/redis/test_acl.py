@@ -30,6 +30,12 @@ def _ask(path: Path, *words: str) -> bytes:
     return answer
 
 
+def _listens(path: Path) -> bool:
+    """The socket's file is there a moment before anybody listens."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Path]:
     """A Valkey with these users; its socket."""
@@ -39,7 +45,7 @@ def guarded(tmp_path: Path) -> Iterator[Path]:
     process = subprocess.Popen([*command, "--aclfile", str(tmp_path / "users.acl")], stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 60
-        while not path.exists():
+        while not _listens(path):
             assert process.poll() is None
             assert time.monotonic() < end
             os.sched_yield()
