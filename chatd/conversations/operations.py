@@ -247,7 +247,8 @@ class Event(Struct, frozen=True, gc=False, array_like=True):
     """One entry of a log, as stored and as it travels between nodes.
 
     ``payload`` is the CBOR map of the keys that belong to ``kind``. ``device_no`` and ``cseq`` name the send it
-    came from (0: not from a send); the sending device sees its ``ack`` in the event's place.
+    came from (0: not from a send), ``epoch`` the session of the device, which sees its ``ack`` in the event's place
+    (0: stored by a version that did not keep it).
     """
 
     conv: str
@@ -258,6 +259,7 @@ class Event(Struct, frozen=True, gc=False, array_like=True):
     payload: bytes
     device_no: int
     cseq: int
+    epoch: int = 0
 
 
 class Appended(Struct, frozen=True, gc=False):

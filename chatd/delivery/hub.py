@@ -28,14 +28,12 @@ log = structlog.get_logger()
 
 
 class Subscriber(Protocol):
-    """What the hub needs of a session. ``first_cseq``: the last cseq stored before this session began. ``epoch``: how
-    often its device was opened by then."""
+    """What the hub needs of a session. ``epoch``: how often its device was opened when it began."""
 
     user: str
     device: str
     device_no: int
     epoch: int
-    first_cseq: int
     encoding: Encoding
 
     def write(self, frame: bytes) -> None: ...
@@ -67,8 +65,9 @@ def ack_frame(encoding: Encoding, event: Event) -> bytes:
 
 
 def is_own(event: Event, subscriber: Subscriber) -> bool:
-    """Whether this session sent it: then its ack stands in the event's place."""
-    return event.device_no == subscriber.device_no and event.cseq > subscriber.first_cseq
+    """Whether this session sent it: then its ack stands in the event's place. Not only this device: a session that does not
+    know yet that it was replaced would take for its own what the newer one says under the same number."""
+    return event.device_no == subscriber.device_no and event.epoch == subscriber.epoch
 
 
 class Observer(Protocol):
@@ -287,9 +286,9 @@ class Hub:
         # The frame is built when the first recipient of its encoding asks for it, and shared by the rest. Nothing that
         # ``write`` calls changes ``topic.live``: a session that ends leaves its topics later, in its own task.
         frames: dict[Encoding, bytes] = {}
-        device_no, cseq = event.device_no, event.cseq
+        device_no, epoch = event.device_no, event.epoch
         for subscriber in topic.live:
-            if subscriber.device_no == device_no and cseq > subscriber.first_cseq:
+            if subscriber.device_no == device_no and subscriber.epoch == epoch:
                 subscriber.write(ack_frame(subscriber.encoding, event))
                 continue
             encoding = subscriber.encoding

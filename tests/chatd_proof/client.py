@@ -40,6 +40,8 @@ ANSWER_SECONDS = 20.0
 LOOK_SECONDS = 0.25
 LISTENING_SECONDS = 0.5
 """Between two looks, of one who has nothing to say."""
+MARKED_EVERY = 20
+"""Events."""
 BACK_SECONDS = 0.5
 """At most, before it connects again."""
 FINAL = frozenset({"forbidden", "not_found", "too_late"})
@@ -90,6 +92,7 @@ class Client:
     sessions: int = 0
     live: bool = False
     _asked: int = 0
+    _unmarked: int = 0
     _session: str = ""
     _stream: Any = None
     _frames: Any = None
@@ -138,6 +141,7 @@ class Client:
                             break
                         elif opened:
                             self._heard(message)
+                            await self._mark_now_and_then(message)
                 nursery.cancel_scope.cancel()
         except* GONE:
             pass
@@ -282,6 +286,14 @@ class Client:
         to = message.get("to") or message["conv"]
         self.note(Sent(trio.current_time(), self._session, number, to, content_of(said), kind))
         await self._say({**message, "cseq": number})
+
+    async def _mark_now_and_then(self, heard: dict[str, Any]) -> None:
+        """Who tells no positions, and is cut off in each replay, would never get further."""
+        if heard["t"] == "event":
+            self._unmarked += 1
+            if self._unmarked >= MARKED_EVERY and not self.plan.by_positions:
+                self._unmarked = 0
+                await self.mark(heard["conv"])
 
     async def mark(self, conv: str) -> None:
         """Say how far one has it. Raises BrokenResourceError, ClosedResourceError where the session is over."""

@@ -18,7 +18,7 @@ from tests.delivery.test_hub import Listener
 KEY, HERE, THERE = b"k" * 32, b"11111111", b"22222222"
 CHANNEL = group_channel("c")
 WHOLE = Envelope(
-    [Event("c", 1, 5, "ann", "message", b"\xa0", 3, 1)], [("ann", "c")], ("ann", "phone", 2), [("ann", 3, 2)],
+    [Event("c", 1, 5, "ann", "message", b"\xa0", 3, 1, 4)], [("ann", "c")], ("ann", "phone", 2), [("ann", 3, 2)],
     [TypingSignal("c", "ann", True)],
 )  # fmt: skip
 

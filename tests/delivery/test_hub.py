@@ -41,7 +41,6 @@ class Listener:
 
     def __init__(self, user: str, device: str = "d", device_no: int = 0, epoch: int = 1) -> None:
         self.user, self.device, self.device_no, self.epoch = user, device, device_no, epoch
-        self.first_cseq = 0
         self.encoding = Encoding.CBOR
         self.got: list[int] = []
         self.written = trio.Event()

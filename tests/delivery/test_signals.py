@@ -36,7 +36,6 @@ class Listener:
     """A session as the hub sees it; ``heard`` is what was written to it, events left out, with the moment of each."""
 
     encoding = Encoding.CBOR
-    first_cseq = 0
 
     def __init__(self, author: Author) -> None:
         self.user, self.device, self.device_no, self.epoch = author.user, "d", author.device_no, 1

@@ -17,7 +17,7 @@ import apsw
 _SIZES: Final = (1, 4, 16, 64, 256, 512)
 """Rows of a statement: few different ones, for each is prepared once and kept by the connection. What is left over is NULL.
 
-512 rows of 9 columns are a text of 15,000 characters; APSW keeps no statement beyond 16 KiB, and would prepare it each time."""
+512 rows of 10 columns are a text of 11,800 characters; APSW keeps no statement beyond 16 KiB, and would prepare it each time."""
 
 
 def execute_rows(connection: apsw.Connection, before: str, width: int, values: Sequence[object], after: str) -> None:
@@ -37,5 +37,5 @@ def execute_rows(connection: apsw.Connection, before: str, width: int, values: S
 
 @lru_cache(maxsize=64)
 def _statement(before: str, width: int, rows: int, after: str) -> str:
-    row = f"({', '.join('?' * width)})"
+    row = f"({','.join('?' * width)})"
     return f"{before} (VALUES {', '.join([row] * rows)}) {after}"

@@ -66,9 +66,10 @@ _NUMBERED: frozenset[type] = frozenset({Send, Edit, Delete, React})
 
 
 _EVENTS = (
-    "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload) SELECT * FROM", "WHERE column1 NOT NULL"
+    "INSERT INTO events (conv, seq, at, sender, device, cseq, kind, digest, payload, epoch) SELECT * FROM",
+    "WHERE column1 NOT NULL",
 )
-_EVENT_COLUMNS = 9
+_EVENT_COLUMNS = 10
 _MOVE = "UPDATE conversations SET head = column2, newest = column3, title = column4 FROM", "WHERE conversations.no = column1"
 _COUNT = "UPDATE devices SET cseq = column2, epoch = column3 FROM", "WHERE devices.no = column1"
 _REUSED = "cseq: stored before with other content"
@@ -89,12 +90,12 @@ class NewEvents:
         """The next event of a conversation."""
         conversation.head += 1
         conversation.newest = max(conversation.newest, self._now)
-        device = author.device_no if cseq else 0
+        device, epoch = (author.device_no, author.epoch) if cseq else (0, 0)
         event = Event(
-            conversation.id, conversation.head, conversation.newest, author.user, kind, payload, device, cseq
+            conversation.id, conversation.head, conversation.newest, author.user, kind, payload, device, cseq, epoch
         )
         self.rows.extend(
-            (conversation.no, event.seq, event.at, author.user_no, device, cseq, kind, digest, payload)
+            (conversation.no, event.seq, event.at, author.user_no, device, cseq, kind, digest, payload, epoch)
         )
         self.moved[conversation.no] = conversation
         return event

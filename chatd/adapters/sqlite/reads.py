@@ -29,7 +29,7 @@ from chatd.store.port import (
 CHANGED_EVENTS = 10_000
 ENDINGS_AT_ONCE = 1000
 
-_EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
+_EVENT = "c.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq, e.epoch"
 _FOR_EVER = 2**62
 _SEEN = f"""
     c.no, c.id, c.kind, c.title, c.newest, m.left IS NULL AS member, m.first,
@@ -75,7 +75,7 @@ _MENTIONS = """(
     SELECT count(*) FROM mentions x WHERE x.user = ?1 AND x.conv = w.no AND x.seq > w.read AND x.seq <= w.last)"""
 NAMES = """(
     SELECT json_group_array(o.name) FROM members m JOIN users o ON o.no = m.user WHERE w.kind = 'dm' AND m.conv = w.no)"""
-_NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq"
+_NEWEST = "w.id, e.seq, e.at, u.name, e.kind, hex(e.payload), e.device, e.cseq, e.epoch"
 
 
 def blocks(one: str, other: str) -> str:
@@ -118,8 +118,8 @@ def _count(columns: str) -> int:
 
 
 def _event(row: list[Any]) -> Event:
-    conv, seq, at, sender, kind, payload, device, cseq = row
-    return Event(conv, seq, at, sender, kind, bytes.fromhex(payload), device, cseq)
+    conv, seq, at, sender, kind, payload, device, cseq, epoch = row
+    return Event(conv, seq, at, sender, kind, bytes.fromhex(payload), device, cseq, epoch)
 
 
 def _events(
