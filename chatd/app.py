@@ -41,7 +41,7 @@ from chatd.adapters.valkey.program import UnsafeDirectory
 from chatd.assembly import Assembly
 from chatd.config import Config, data_dir_of, split_address
 from chatd.delivery.envelope import NODE_BYTES
-from chatd.listener.accepting import accept_all
+from chatd.listener.accepting import accept_all, open_listeners
 from chatd.listener.http import serve_http
 from chatd.listener.listener import Listener
 from chatd.listener.routes import Api, OpsPages
@@ -258,7 +258,7 @@ async def _serve_ops(ops: OpsPages, stream: trio.SocketStream) -> None:
 async def _listen(address: str, backlog: int) -> list[trio.SocketListener]:
     host, port = split_address(address)
     try:
-        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        return await open_listeners(host, port, backlog)
     except OSError as fault:
         raise StartFailed(f"cannot listen on {address}: {fault.strerror or fault}") from fault
 

@@ -1,4 +1,4 @@
-"""Taking connections off a listening socket, several in a turn of the loop.
+"""Listening sockets, and taking connections off them, several in a turn of the loop.
 
 ``trio.serve_listeners`` takes one a turn, so that a busy server could not answer more than a few hundred new ones a second.
 """
@@ -15,11 +15,24 @@ import trio
 
 AT_ONCE = 8
 CAPACITY_PAUSE = 0.1
+KERNEL_BYTES = 262_144
+"""What the kernel may keep of a connection, in either direction (Linux doubles it, for what it needs itself). Left alone it lets a
+buffer grow to 4 or 32 MB for a peer that sends faster than is read, or does not read at all, and all connections share what it has
+for TCP: a few hundred such peers would leave none for the others. Over 100 ms of distance it still is 2.5 MB a second."""
 _CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
 """Of the listening socket; any other error is one of a connection that had come."""
 
 log = structlog.get_logger()
+
+
+async def open_listeners(host: str, port: int, backlog: int | None = None) -> list[trio.SocketListener]:
+    """On every address of ``host``; what they accept inherits ``KERNEL_BYTES``. The caller closes them. Raises OSError."""
+    listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    for listener in listeners:
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+    return listeners
 
 
 async def accept_all(

@@ -311,6 +311,16 @@ CONNECTIONS = (
         tests(DOOR, "test_a_fault_ends_one_connection_alone"),
     ),
     Guard(
+        "I9: the kernel keeps so much of what one sends", "chatd/listener/accepting.py",
+        "        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)\n", "",
+        tests("tests/http/test_accepting.py", "test_the_kernel_keeps_so_much_of_a_connection"),
+    ),
+    Guard(
+        "I9: the kernel keeps so much of what one does not read", "chatd/listener/accepting.py",
+        "        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)\n", "",
+        tests("tests/http/test_accepting.py", "test_the_kernel_keeps_so_much_of_a_connection"),
+    ),
+    Guard(
         "where there is no descriptor, the listener waits for one", "chatd/listener/accepting.py",
         "if fault.errno in _CAPACITY:",
         "if fault.errno in _CAPACITY:\n                        raise\n                    if False:",

@@ -6,12 +6,13 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
 from chatd.listener import accepting
-from chatd.listener.accepting import AT_ONCE, accept_all
+from chatd.listener.accepting import AT_ONCE, KERNEL_BYTES, accept_all, open_listeners
 
 
 class Server:
@@ -66,6 +67,19 @@ async def test_all_that_have_come_are_taken(server: Server, nursery: trio.Nurser
     nursery.cancel_scope.cancel()
     assert server.listener.socket.fileno() >= 0
     await trio.aclose_forcefully(server.listener)
+
+
+async def test_the_kernel_keeps_so_much_of_a_connection() -> None:
+    """I9: in either direction, and no more however fast one sends or slowly one reads."""
+    (listener,) = await open_listeners("127.0.0.1", 0)
+    client = socket.create_connection(listener.socket.getsockname())
+    taken = await listener.accept()
+    for option, name in ((socket.SO_RCVBUF, "rmem_max"), (socket.SO_SNDBUF, "wmem_max")):
+        most = min(KERNEL_BYTES, int(Path(f"/proc/sys/net/core/{name}").read_text()))
+        assert taken.getsockopt(socket.SOL_SOCKET, option) == 2 * most, "Linux doubles it: what a buffer is taken to occupy"
+    client.close()
+    await trio.aclose_forcefully(taken)
+    await trio.aclose_forcefully(listener)
 
 
 async def test_no_room_is_no_end(
