@@ -16,9 +16,9 @@ import trio
 AT_ONCE = 8
 CAPACITY_PAUSE = 0.1
 KERNEL_BYTES = 262_144
-"""What the kernel may keep of a connection, in either direction (Linux doubles it, for what it needs itself). Left alone it lets a
-buffer grow to 4 or 32 MB for a peer that sends faster than is read, or does not read at all, and all connections share what it has
-for TCP: a few hundred such peers would leave none for the others. Over 100 ms of distance it still is 2.5 MB a second."""
+"""What the kernel may keep of a connection, in either direction (Linux doubles it, for what it needs itself). Left alone it lets
+a buffer grow to 4 or 32 MB for a peer that sends faster than is read, or does not read at all, and all connections share what it
+has for TCP: a few hundred such peers would leave none for the others. Over 100 ms of distance it still is 2.5 MB a second."""
 _CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
 """Of the listening socket; any other error is one of a connection that had come."""
