@@ -83,6 +83,8 @@ async def _replay(session: Session, node: Node, late: list[str], positions: dict
     """Send what was missed, moving ``positions``, and say ``live``. Raises Unavailable."""
     for conv in late:
         positions[conv] = await catch_up(session, node, conv, positions[conv])
+        if conv not in session.followed and session.ended is None:
+            session.detached(conv, positions[conv])  # added again only now: when that is heard, it goes on from here
     for _ in range(ROUNDS_BEFORE_LIVE):
         behind = _behind(session, node, positions)
         for conv in behind:

@@ -69,6 +69,11 @@ ORDER = (
         tests("tests/delivery/test_fan_out.py", "test_the_ack_stands_in_the_place_of_ones_own_event"),
     ),
     Guard(
+        "I6: who was added again while they were replayed goes on there", "chatd/sessions/replay.py",
+        "        if conv not in session.followed and session.ended is None:\n", "        if False:\n",
+        tests("tests/sessions/test_replay.py", "test_who_was_added_again_meanwhile_goes_on_where_the_replay_ended"),
+    ),
+    Guard(
         "I6: a client has nothing beyond the log", "chatd/sessions/replay.py",
         "max(min(said.get(s.conv, s.cursor), s.last), s.first - 1)", "max(said.get(s.conv, s.cursor), s.first - 1)",
         tests("tests/sessions/test_positions.py", "test_what_a_client_claims_to_have_beyond_the_log_it_has_not"),
