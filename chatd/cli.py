@@ -159,12 +159,14 @@ def backup(file: Path | None, data: str | None, target: Path, with_key: bool) ->
 
     Without the key people sign in once more after a restore to a new directory.
     """
-    from chatd.upkeep import back_up
+    from chatd import upkeep
 
     config = _load(file, data)
-    with _one_line_errors(config), _found_sound() as tell:
-        counts = back_up(config, target, tell, _show_progress, with_key=with_key)
-    click.echo(f"{target}: {_in_words(counts)}")
+    with _one_line_errors(config):
+        report = upkeep.back_up(config, target, _tell_promise, _show_progress, with_key=with_key)
+    click.echo(f"{target}: {_in_words(report.counts)}")
+    if report.broken:
+        raise click.ClickException(f"{target}: kept, but not sound: {report.broken} of the promises are broken in the data")
 
 
 @main.command(short_help="Put a backup in the place of the data.")
@@ -176,12 +178,12 @@ def restore(file: Path | None, data: str | None, source: Path, replace: bool) ->
 
     What was said after the backup is gone: clients that have more than the server ask for it in vain.
     """
-    from chatd.upkeep import restore
+    from chatd import upkeep
 
     config = _load(file, data)
-    with _one_line_errors(config), _found_sound() as tell:
-        counts = restore(config, source, tell, replace=replace)
-    click.echo(f"{data_dir_of(config)}: {_in_words(counts)}")
+    with _one_line_errors(config):
+        report = upkeep.restore(config, source, _tell_promise, replace=replace)
+    click.echo(f"{data_dir_of(config)}: {_in_words(report.counts)}")
 
 
 @main.command(short_help="Look whether the data is sound.")
@@ -190,12 +192,14 @@ def verify(file: Path | None, data: str | None) -> None:
     """Look whether the data is what chatd promises: every log 1, 2, 3, ... without a hole, every number of a device stored
     once, every cursor within its log. Servers may run. Exit status 1 where it is not.
     """
-    from chatd.upkeep import verify_data
+    from chatd import upkeep
 
     config = _load(file, data)
-    with _one_line_errors(config), _found_sound() as tell:
-        counts = verify_data(config, tell)
-    click.echo(f"{data_dir_of(config)}: {_in_words(counts)}; sound")
+    with _one_line_errors(config):
+        report = upkeep.verify(config, _tell_promise)
+    if report.broken:
+        raise click.ClickException(f"{report.broken} of the promises are broken")
+    click.echo(f"{data_dir_of(config)}: {_in_words(report.counts)}; sound")
 
 
 @main.command("check-config", short_help="Print the effective configuration, or what is wrong with it.")
@@ -268,21 +272,11 @@ def chat(
     sys.exit(run_plain(url, name, password_file=password_file, to=to, follow=follow, timeout_s=timeout))
 
 
-@contextmanager
-def _found_sound() -> Iterator[Callable[[str, list[str]], None]]:
-    """Prints each promise as it is looked at; at the end, fails where one was broken."""
-    broken = 0
-
-    def tell(promise: str, found: list[str]) -> None:
-        nonlocal broken
-        broken += bool(found)
-        click.echo(f"{promise:<48} {'BROKEN' if found else 'yes'}")
-        for text in found:
-            click.echo(f"    {text}")
-
-    yield tell
-    if broken:
-        raise click.ClickException(f"{broken} of the promises are broken")
+def _tell_promise(promise: str, found: list[str]) -> None:
+    """As it is looked at, with what breaks it."""
+    click.echo(f"{promise:<48} {'BROKEN' if found else 'yes'}")
+    for text in found:
+        click.echo(f"    {text}")
 
 
 def _show_progress(done: int, pages: int) -> None:

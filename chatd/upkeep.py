@@ -12,13 +12,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from chatd import __version__
 from chatd.accounts.signing_key import FILE_NAME
-from chatd.adapters.sqlite.copying import copy_file, sync, take_for_oneself
+from chatd.adapters.sqlite import verification
+from chatd.adapters.sqlite.copying import copy_file, fold_log_exclusively, sync
 from chatd.adapters.sqlite.database import migrate
-from chatd.adapters.sqlite.verification import verify
+from chatd.adapters.sqlite.verification import Report
 from chatd.config import Config, ConfigError, data_dir_of
 from chatd.store.port import StoreError
 
@@ -35,15 +37,16 @@ class UpkeepFailed(Exception):
     """Not done; the text is one line for the operator."""
 
 
-def verify_data(config: Config, tell: Tell) -> dict[str, int]:
+def verify(config: Config, tell: Tell) -> Report:
     """See ``verification.verify``: of the configured data directory, also while servers run. Raises UpkeepFailed."""
     with _one_line():
-        return verify(_store_in(data_dir_of(config)), tell)
+        return verification.verify(_store_in(data_dir_of(config)), tell)
 
 
-def back_up(config: Config, target: Path, tell: Tell, progress: Progress, *, with_key: bool) -> dict[str, int]:
-    """Make the backup ``target``, which may not be there yet, and verify it: it appears when it is whole. ``with_key``: with
-    the key that signs tokens, too. Raises UpkeepFailed; then nothing is left behind."""
+def back_up(config: Config, target: Path, tell: Tell, progress: Progress, *, with_key: bool) -> Report:
+    """Make the backup ``target``, which must not exist, and verify it: it appears when it is whole. One of data that is broken is
+    made all the same, for there may be no better one; the report and ``backup.json`` say so, and ``restore`` refuses it.
+    ``with_key``: with the key that signs tokens, too. Raises UpkeepFailed; then nothing is left behind."""
     with _one_line():
         data = data_dir_of(config)
         source = _store_in(data)
@@ -54,8 +57,8 @@ def back_up(config: Config, target: Path, tell: Tell, progress: Progress, *, wit
         draft.mkdir(mode=0o700, parents=True)
         try:
             copy_file(source, draft / STORE, progress)
-            counts = verify(draft / STORE, tell)
-            _describe(draft, counts)
+            report = verification.verify(draft / STORE, tell)
+            _describe(draft, report)
             if with_key:
                 _copy(data / FILE_NAME, draft / FILE_NAME)
             sync(draft)
@@ -63,15 +66,16 @@ def back_up(config: Config, target: Path, tell: Tell, progress: Progress, *, wit
             sync(target.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return counts
+        return report
 
 
-def restore(config: Config, backup: Path, tell: Tell, *, replace: bool) -> dict[str, int]:
+def restore(config: Config, backup: Path, tell: Tell, *, replace: bool) -> Report:
     """Put a backup in the place of the data directory's store, once it is verified. No server may run on it. One of an earlier
     version is brought to this one's schema.
 
-    ``replace``: also where there is a store; it is kept beside, as ``chatd.db.before-restore``. Raises UpkeepFailed; then the
-    store is as it was.
+    ``replace``: also where there is a store; it is kept beside, as ``chatd.db.before-restore``, and with a number where there is
+    such a one already. The backup's signing key is taken only where the directory has none. Raises UpkeepFailed; then the store
+    is as it was.
     """
     with _one_line():
         data = data_dir_of(config)
@@ -82,36 +86,40 @@ def restore(config: Config, backup: Path, tell: Tell, *, replace: bool) -> dict[
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = data / f".{STORE}.restoring"
         try:
-            counts = _prepare(backup, draft, tell)
+            report = _prepare(backup, draft, tell)
             if store.exists():
-                take_for_oneself(store)
-                store.rename(data / f"{STORE}.before-restore")
+                fold_log_exclusively(store)
+                _keep_beside(store)
             for old in data.glob("chatd-search.db*"):
                 old.unlink()  # it is of what was there before, and is made anew
-            draft.rename(store)
+            draft.replace(store)
         finally:
             draft.unlink(missing_ok=True)
         if (backup / FILE_NAME).exists() and not (data / FILE_NAME).exists():
             _copy(backup / FILE_NAME, data / FILE_NAME)
         sync(data)
-        return counts
+        return report
 
 
-def _prepare(backup: Path, draft: Path, tell: Tell) -> dict[str, int]:
+def _prepare(backup: Path, draft: Path, tell: Tell) -> Report:
     """The backup's store beside its place, of this version's schema, one file, and sound."""
-    faults: list[str] = []
-
-    def heard(promise: str, found: list[str]) -> None:
-        faults.extend(found)
-        tell(promise, found)
-
     _copy(backup / STORE, draft)
     migrate(draft, busy_ms=BUSY_MS)
-    counts = verify(draft, heard)
-    if faults:
+    report = verification.verify(draft, tell)
+    if report.broken:
         raise UpkeepFailed(f"{backup}: the backup is not sound; nothing was restored")
-    take_for_oneself(draft)
-    return counts
+    fold_log_exclusively(draft)
+    return report
+
+
+def _keep_beside(store: Path) -> None:
+    """Under a second name, so that there is a store at every moment; what an earlier restore has kept is not written over."""
+    for number in count(1):
+        try:
+            os.link(store, store.with_name(f"{STORE}.before-restore{f'-{number}' if number > 1 else ''}"))
+        except FileExistsError:
+            continue
+        return
 
 
 def _store_in(data: Path) -> Path:
@@ -120,8 +128,9 @@ def _store_in(data: Path) -> Path:
     return data / STORE
 
 
-def _describe(backup: Path, counts: dict[str, int]) -> None:
-    about = {"format": FORMAT, "chatd": __version__, "made": datetime.now(UTC).isoformat(timespec="seconds"), **counts}
+def _describe(backup: Path, report: Report) -> None:
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"format": FORMAT, "chatd": __version__, "made": made, "sound": not report.broken, **report.counts}
     (backup / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     sync(backup / ABOUT)
 

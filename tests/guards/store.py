@@ -181,8 +181,8 @@ FENCING = (
 BACKUP = (
     Guard(
         "a backup is verified when it is made", UPKEEP,
-        "counts = verify(draft / STORE, tell)\n            _describe(draft, counts)",
-        "counts: dict[str, int] = {}\n            _describe(draft, counts)",
+        "report = verification.verify(draft / STORE, tell)\n            _describe(draft, report)",
+        "report = Report({}, 0)\n            _describe(draft, report)",
         tests(KEEPING, "test_a_backup_of_what_is_broken_says_so"),
     ),
     Guard(
@@ -201,8 +201,19 @@ BACKUP = (
         tests(KEEPING, "test_a_backup_appears_whole_or_not_at_all"),
     ),
     Guard(
+        "what an earlier restore has kept is not written over", UPKEEP,
+        "            os.link(store, store.with_name(f\"{STORE}.before-restore{f'-{number}' if number > 1 else ''}\"))\n",
+        '            store.rename(store.with_name(f"{STORE}.before-restore"))\n',
+        tests(KEEPING, "test_a_restore_takes_only_what_is_sound"),
+    ),
+    Guard(
+        "a signing key that is there is not written over", UPKEEP,
+        "if (backup / FILE_NAME).exists() and not (data / FILE_NAME).exists():", "if (backup / FILE_NAME).exists():",
+        tests(KEEPING, "test_the_key_goes_along_where_it_is_asked_for"),
+    ),
+    Guard(
         "only what is sound is restored", UPKEEP,
-        "if faults:", "if False:",
+        "if report.broken:", "if False:",
         tests(KEEPING, "test_a_restore_takes_only_what_is_sound"),
     ),
     Guard(
@@ -212,7 +223,7 @@ BACKUP = (
     ),
     Guard(
         "a store that a server has open is not replaced", UPKEEP,
-        "                take_for_oneself(store)\n", "",
+        "                fold_log_exclusively(store)\n", "",
         tests(KEEPING, "test_no_restore_beside_a_server"),
     ),
     Guard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import trio
 
 from chatd.adapters.sqlite import database
 from chatd.adapters.sqlite.store import open_store
-from chatd.adapters.sqlite.verification import QUESTIONS, verify
+from chatd.adapters.sqlite.verification import PROMISES, verify
 from tests.e2e.cluster import Cluster, Peer
 from tests.faults.load import Load, held
 from tests.store.conformance import do, message, people
@@ -68,7 +69,7 @@ def found_in(path: Path) -> dict[str, list[str]]:
 
 
 def test_what_is_sound_is_found_so(data: Path) -> None:
-    assert found_in(data / "chatd.db") == {promise: [] for promise, _ in QUESTIONS}
+    assert found_in(data / "chatd.db") == {promise: [] for promise, _ in PROMISES}
     said = chatd("verify", "--data", str(data))
     assert said.returncode == 0, said.stderr
     assert "2 users, 2 devices, 1 conversations, 4 events; sound" in said.stdout
@@ -85,7 +86,7 @@ def test_what_is_broken_is_found(data: Path, promise: str) -> None:
 
 def test_a_page_of_rubbish_is_found(data: Path) -> None:
     """And every promise has its planted fault."""
-    assert {promise for promise, _ in QUESTIONS} == {"the file is whole", *BROKEN}
+    assert {promise for promise, _ in PROMISES} == {"the file is whole", *BROKEN}
     path = data / "chatd.db"
     root = apsw.Connection(str(path)).execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events_log'").fetchall()[0][0]
     with path.open("r+b") as file:
@@ -112,7 +113,7 @@ def test_refusals_are_one_line(tmp_path: Path, words: list[str], told: str) -> N
 
 
 def test_a_backup_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> None:
-    """Only its owner may read it; it is never written over, and a broken store makes one that says so."""
+    """Only its owner may read it; it is never written over, and where it cannot be made nothing is left of it."""
     target = tmp_path / "backup"
     assert chatd("backup", str(target), "--data", str(data)).returncode == 0
     assert sorted(path.name for path in target.iterdir()) == ["backup.json", "chatd.db"]
@@ -120,6 +121,22 @@ def test_a_backup_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> Non
     assert target.stat().st_mode & 0o077 == 0
     again = chatd("backup", str(target), "--data", str(data))
     assert (again.returncode, "is there already" in again.stderr) == (1, True)
+    (data / "chatd.db").write_bytes(b"no database" * 1000)
+    failed = chatd("backup", str(tmp_path / "none"), "--data", str(data))
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "data"]
+
+
+def test_the_key_goes_along_where_it_is_asked_for(data: Path, tmp_path: Path) -> None:
+    """And is restored where there is none, but never in the place of another one."""
+    (data / "signing.key").write_text("the key")
+    assert chatd("backup", str(tmp_path / "backup"), "--data", str(data), "--with-key").returncode == 0
+    assert (tmp_path / "backup/signing.key").stat().st_mode & 0o077 == 0
+    assert chatd("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new")).returncode == 0
+    assert (tmp_path / "new/signing.key").read_text() == "the key"
+    (tmp_path / "new/signing.key").write_text("another one")
+    assert chatd("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new"), "--replace").returncode == 0
+    assert (tmp_path / "new/signing.key").read_text() == "another one"
 
 
 def test_a_restore_takes_only_what_is_sound(data: Path, tmp_path: Path) -> None:
@@ -131,7 +148,8 @@ def test_a_restore_takes_only_what_is_sound(data: Path, tmp_path: Path) -> None:
     refused = chatd("restore", str(target), "--data", str(other))
     assert (refused.returncode, "--replace" in refused.stderr) == (1, True)
     assert chatd("restore", str(target), "--data", str(other), "--replace").returncode == 0
-    assert (other / "chatd.db.before-restore").exists()
+    assert chatd("restore", str(target), "--data", str(other), "--replace").returncode == 0
+    assert sorted(path.name for path in other.glob("*before*")) == ["chatd.db.before-restore", "chatd.db.before-restore-2"]
     change(target / "chatd.db", "DELETE FROM events WHERE seq = 2")
     broken = chatd("restore", str(target), "--data", str(other), "--replace")
     assert (broken.returncode, "not sound" in broken.stderr) == (1, True)
@@ -140,11 +158,13 @@ def test_a_restore_takes_only_what_is_sound(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_backup_of_what_is_broken_says_so(data: Path, tmp_path: Path) -> None:
-    """It is verified when it is made, and not when it is needed."""
+    """It is verified when it is made, and not when it is needed; it is kept, for there may be no better one."""
     change(data / "chatd.db", "DELETE FROM events WHERE seq = 2")
     said = chatd("backup", str(tmp_path / "backup"), "--data", str(data))
     assert said.returncode == 1
     assert f"{'every log is 1, 2, 3, ... to its head':<48} BROKEN" in said.stdout
+    assert "kept, but not sound" in said.stderr
+    assert json.loads((tmp_path / "backup/backup.json").read_text())["sound"] is False
 
 
 async def test_no_restore_beside_a_server(data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 
-from chatd.adapters.sqlite.database import open_connection, translated
+from chatd.adapters.sqlite.database import open_connection, translated, unreadable_is_unavailable
 from chatd.store.port import Unavailable
 
 PAGES_AT_ONCE = 2048
@@ -22,7 +22,7 @@ def copy_file(source: Path, target: Path, tell: Callable[[int, int], None]) -> N
     """
     connection = open_connection(source, busy_ms=5000, read_only=True)
     try:
-        with translated():
+        with translated(), unreadable_is_unavailable(source):
             copy = apsw.Connection(str(target))
             try:
                 connection.execute("BEGIN")
@@ -41,9 +41,9 @@ def copy_file(source: Path, target: Path, tell: Callable[[int, int], None]) -> N
     sync(target)
 
 
-def take_for_oneself(path: Path) -> None:
+def fold_log_exclusively(path: Path) -> None:
     """Fold the write-ahead log of a store into its file. Raises Unavailable where somebody else has it open."""
-    with translated():
+    with translated(), unreadable_is_unavailable(path):
         connection = apsw.Connection(str(path))
         try:
             connection.set_busy_timeout(0)

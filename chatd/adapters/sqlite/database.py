@@ -35,9 +35,19 @@ def translated() -> Iterator[None]:
         raise Unavailable(f"{type(fault).__name__}: {fault}") from fault
 
 
+@contextmanager
+def unreadable_is_unavailable(path: Path) -> Iterator[None]:
+    """Where a file is opened or read as a whole: one that is no store, or too broken to be asked, is as good as none. Not around
+    commits: a page that breaks under a running server is no fault to go on with."""
+    try:
+        yield
+    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError) as fault:
+        raise Unavailable(f"{path}: {type(fault).__name__}: {fault}") from fault
+
+
 def open_connection(path: Path, *, busy_ms: int, read_only: bool) -> apsw.Connection:
     """A connection with the settings that the port's promises need. Raises Unavailable."""
-    with translated():
+    with translated(), unreadable_is_unavailable(path):
         connection = apsw.Connection(str(path))
         connection.set_busy_timeout(busy_ms)
         connection.execute("PRAGMA journal_mode = WAL")

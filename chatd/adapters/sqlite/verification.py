@@ -6,23 +6,22 @@ read some ten times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import apsw
 
-from chatd.adapters.sqlite.database import check_version, translated
-from chatd.store.port import Unavailable
+from chatd.adapters.sqlite.database import check_version, translated, unreadable_is_unavailable
 
 SHOWN: Final = 10
-"""Of what breaks one promise."""
+"""Violations that are told of one promise."""
 
 COUNTED: Final = ("users", "devices", "conversations", "events")
 
-QUESTIONS: Final[tuple[tuple[str, str], ...]] = (
+PROMISES: Final[tuple[tuple[str, str], ...]] = (
     ("the file is whole", "SELECT * FROM pragma_integrity_check WHERE integrity_check != 'ok'"),
     (
         "what refers to a row finds it",
@@ -103,33 +102,33 @@ QUESTIONS: Final[tuple[tuple[str, str], ...]] = (
         ),
     ),
 )
-"""What is promised, and what breaks it, in words."""
+"""Each with the query that finds what breaks it, in words."""
 
 
-def verify(path: Path, tell: Callable[[str, list[str]], None]) -> dict[str, int]:
-    """Ask everything of the file; ``tell`` gets each promise with what breaks it, as it is found, at most SHOWN. How many rows
-    there are. Changes nothing, not even the file's mode. Raises NewerSchema, and Unavailable, also where it is no database of
-    this version."""
-    with translated(), _no_database(), closing(apsw.Connection(str(path))) as connection:
+class Report(NamedTuple):
+    """``counts``: rows by table. ``broken``: how many of PROMISES do not hold."""
+
+    counts: dict[str, int]
+    broken: int
+
+
+def verify(path: Path, tell: Callable[[str, list[str]], None]) -> Report:
+    """Ask everything of the file; ``tell`` gets each promise with what breaks it, as it is found, at most SHOWN. Changes nothing,
+    not even the file's mode. Raises NewerSchema, and Unavailable, also where it is no database of this version."""
+    with translated(), unreadable_is_unavailable(path), closing(apsw.Connection(str(path))) as connection:
         connection.set_busy_timeout(5000)
         connection.execute("PRAGMA query_only = ON")
         check_version(connection, path, exactly=True)
         connection.execute("BEGIN")
         counts = {table: _first(connection, f"SELECT count(*) FROM {table}") for table in COUNTED}  # noqa: S608 - ours
-        for promise, query in QUESTIONS:
-            tell(promise, [str(row[0]) for row in islice(connection.execute(query), SHOWN)])
+        broken = 0
+        for promise, query in PROMISES:
+            found = [str(row[0]) for row in islice(connection.execute(query), SHOWN)]
+            broken += bool(found)
+            tell(promise, found)
         connection.execute("ROLLBACK")
-    return counts
+    return Report(counts, broken)
 
 
 def _first(connection: apsw.Connection, query: str) -> int:
     return cast("int", connection.execute(query).fetchall()[0][0])
-
-
-@contextmanager
-def _no_database() -> Iterator[None]:
-    """A file that is none, or so broken that it cannot be asked, is as good as none."""
-    try:
-        yield
-    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError) as fault:
-        raise Unavailable(f"{type(fault).__name__}: {fault}") from fault
