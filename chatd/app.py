@@ -35,6 +35,7 @@ from chatd.adapters.redis.address import BadAddress
 from chatd.adapters.redis.bus import RedisBus
 from chatd.adapters.redis.limits import RedisLimits
 from chatd.adapters.redis.presence import RedisBoard
+from chatd.adapters.sqlite.database import FILE_NAME as STORE
 from chatd.adapters.sqlite.store import open_store
 from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable
 from chatd.adapters.valkey.program import UnsafeDirectory
@@ -119,7 +120,7 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
         stack.callback(poller.close)  # after the services: the poller's own task is one of them
         store = await stack.enter_async_context(
             open_store(
-                data / "chatd.db", max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
+                data / STORE, max_members=config.limits.group_members, max_devices=config.limits.devices_per_user,
                 busy_seconds=config.store.busy_seconds, new_device_events=config.delivery.replay_new_device_events,
                 window_ms=int(config.limits.edit_hours * 3_600_000),
             )

@@ -16,16 +16,17 @@ from itertools import count
 from pathlib import Path
 
 from chatd import __version__
-from chatd.accounts.signing_key import FILE_NAME
+from chatd.accounts.signing_key import FILE_NAME as KEY
 from chatd.adapters.sqlite import verification
 from chatd.adapters.sqlite.copying import copy_file, fold_log_exclusively, sync
+from chatd.adapters.sqlite.database import FILE_NAME as STORE
 from chatd.adapters.sqlite.database import migrate
+from chatd.adapters.sqlite.search_index import index_path
 from chatd.adapters.sqlite.verification import Report
 from chatd.config import Config, ConfigError, data_dir_of
 from chatd.store.port import StoreError
 
 FORMAT = 1
-STORE = "chatd.db"
 ABOUT = "backup.json"
 BUSY_MS = 5000
 
@@ -60,7 +61,7 @@ def back_up(config: Config, target: Path, tell: Tell, progress: Progress, *, wit
             report = verification.verify(draft / STORE, tell)
             _describe(draft, report)
             if with_key:
-                _copy(data / FILE_NAME, draft / FILE_NAME)
+                _copy(data / KEY, draft / KEY)
             sync(draft)
             draft.rename(target)
             sync(target.parent)
@@ -90,13 +91,13 @@ def restore(config: Config, backup: Path, tell: Tell, *, replace: bool) -> Repor
             if store.exists():
                 fold_log_exclusively(store)
                 _keep_beside(store)
-            for old in data.glob("chatd-search.db*"):
+            for old in data.glob(f"{index_path(store).name}*"):
                 old.unlink()  # it is of what was there before, and is made anew
             draft.replace(store)
         finally:
             draft.unlink(missing_ok=True)
-        if (backup / FILE_NAME).exists() and not (data / FILE_NAME).exists():
-            _copy(backup / FILE_NAME, data / FILE_NAME)
+        if (backup / KEY).exists() and not (data / KEY).exists():
+            _copy(backup / KEY, data / KEY)
         sync(data)
         return report
 

@@ -18,6 +18,7 @@ from chatd.accounts.service import AccountRefused, Accounts, is_name
 from chatd.accounts.setup import load_tokens
 from chatd.accounts.signing_key import BadKeyFile
 from chatd.accounts.tokens import BadIssuer, Tokens
+from chatd.adapters.sqlite.database import FILE_NAME as STORE
 from chatd.adapters.sqlite.store import open_store
 from chatd.config import Config, ConfigError, data_dir_of
 from chatd.conversations.operations import Operation, Outcome, Refused, SetTier
@@ -92,7 +93,7 @@ def _run(config: Config, act: Act, *, create: bool) -> str:
         data = data_dir_of(config)
         if create:
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif not (data / "chatd.db").exists():  # not made for the asking: a mistyped name would leave a second truth behind
+        elif not (data / STORE).exists():  # not made for the asking: a mistyped name would leave a second truth behind
             raise AdminError(f"{data}: no chatd data here; --data or store.data names the directory of the server")
         tokens = load_tokens(config, data)
         result = trio.run(partial(_with_store, config, data, tokens, act))
@@ -109,7 +110,7 @@ async def _with_store(config: Config, data: Path, tokens: Tokens, act: Act) -> s
     """The result, or what was wrong as a value: raised in the store's block, it could come out inside a group."""
     limits = config.limits
     async with open_store(
-        data / "chatd.db", max_members=limits.group_members, max_devices=limits.devices_per_user,
+        data / STORE, max_members=limits.group_members, max_devices=limits.devices_per_user,
         busy_seconds=config.store.busy_seconds,
     ) as store:  # fmt: skip
         try:

@@ -49,7 +49,8 @@ class CountSignal(Struct, frozen=True, array_like=True, gc=False, tag="c"):
 
 
 class PrivacySignal(Struct, frozen=True, array_like=True, gc=False, tag="p"):
-    """A user has said what others may see; on that user's channel. Whoever hears it asks the store: this may be an old one."""
+    """A user has said what others may see; on that user's channel. Whoever hears it asks the store: this may be an old one.
+    ``presence`` and ``last_seen`` are for nodes of a version that still believed them, beside which this one may run."""
 
     user: str
     presence: bool

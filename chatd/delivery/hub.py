@@ -288,7 +288,7 @@ class Hub:
         frames: dict[Encoding, bytes] = {}
         device_no, epoch = event.device_no, event.epoch
         for subscriber in topic.live:
-            if subscriber.device_no == device_no and subscriber.epoch == epoch:
+            if subscriber.device_no == device_no and subscriber.epoch == epoch:  # is_own, without a call for each member
                 subscriber.write(ack_frame(subscriber.encoding, event))
                 continue
             encoding = subscriber.encoding

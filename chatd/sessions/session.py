@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 FRAGMENT_SECONDS: Final = 10.0
 """How long one message may take to arrive; a peer that sends a byte now and then is cut by ``expire``."""
 
-GO_ON_AT: Final = 0.75
-"""Of what may be under way, so much is when more is taken in: several at once, and not one for each that is done."""
+RESUME_SHARE: Final = 0.75
+"""A paused session is resumed when three quarters of its bound are under way: so it takes several messages in at once, and not
+one for each that is done."""
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Session:
 
     __slots__ = (
         "_ended", "_flood", "_in_flight", "_machine", "_mailbox", "_node", "_opcode", "_parser", "_partial_since", "_paused",
-        "_signals", "_topics", "_untaken", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at",
+        "_signals", "_topics", "_unhandled", "address", "author", "device", "device_no", "encoding", "epoch", "expires_at",
         "first_cseq", "former", "idle", "inactive", "last_active", "last_heard", "limits", "link", "marks", "session_id", "user",
     )  # fmt: skip
 
@@ -89,7 +90,7 @@ class Session:
         self._ended: Close | None = None
         self._partial_since = 0.0
         self._paused = False
-        self._untaken: Sequence[tuple[int, bytes]] = ()
+        self._unhandled: Sequence[tuple[int, bytes]] = ()
         self.last_heard = self.last_active = now
         self.idle = self.inactive = False
         self._signals: TokenBucket | None = None
@@ -124,7 +125,7 @@ class Session:
             if wait := self._flood.take(self.last_heard, len(received)):
                 self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
                 return
-            self._take(received)
+            self._handle_frames(received)
         except FrameError as fault:
             self._close_frame(fault.code, fault.reason)
         if self._ended is not None:
@@ -135,11 +136,12 @@ class Session:
             self._partial_since = self.last_heard  # another message has begun; a control frame within one begins none
             self._node.wheel.soon(self.session_id)
 
-    def _take(self, received: Sequence[tuple[int, bytes]]) -> None:
-        """As many as there is room for; the rest of what was read from the socket waits here."""
+    def _handle_frames(self, received: Sequence[tuple[int, bytes]]) -> None:
+        """As many as there is room for; the rest of what was read from the socket waits in ``_unhandled``, which is empty before:
+        a paused link is not read, and ``_resume`` takes all of it out first."""
         for place, (opcode, payload) in enumerate(received):
             if self._paused:
-                self._untaken = received[place:]
+                self._unhandled = received[place:]
                 return
             self._frame_received(opcode, payload)
             if self._ended is not None:
@@ -219,12 +221,16 @@ class Session:
             self._refuse_message(message, ErrorCode.OVERLOADED, "the server is busy", retry_after=0.5)
             return
         self._in_flight += 1
-        if self._in_flight >= self._node.limits.inflight_sends * self._node.writer.share:
+        if self._in_flight >= self._most_sends():
             self._pace()
+
+    def _most_sends(self) -> float:
+        """How many sends may be under way now."""
+        return self._node.limits.inflight_sends * self._node.writer.inflight_share
 
     def _pace(self) -> None:
         """Read the socket only while there is room: in the store writer's share, and in the actor's mailbox."""
-        most = self._node.limits.inflight_sends * self._node.writer.share * (GO_ON_AT if self._paused else 1.0)
+        most = self._most_sends() * (RESUME_SHARE if self._paused else 1.0)
         full = (self._in_flight > 0 and self._in_flight >= most) or self._mailbox.full  # with none under way nobody would wake it
         if full == self._paused:
             return
@@ -235,19 +241,19 @@ class Session:
             # What lies unread in the socket since then is not the peer's silence, nor its slowness.
             self.last_heard = trio.current_time()
             self._partial_since = self.last_heard if self._parser.partial else 0.0
-            self._go_on()
+            self._resume()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """First what was read already, then the socket. The writer and the actor call it: a fault ends this connection alone."""
-        untaken, self._untaken = self._untaken, ()
+        unhandled, self._unhandled = self._unhandled, ()
         if self._ended is not None:
             return
         try:
-            self._take(untaken)
+            self._handle_frames(unhandled)
         except FrameError as fault:
             self._close_frame(fault.code, fault.reason)
         except Exception:
-            log.exception("link.failed")
+            log.exception("session.failed")
             self.link.abort()
             return
         if not self._paused and self._ended is None:

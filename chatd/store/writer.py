@@ -46,8 +46,8 @@ pages, its release) most of the work. At 1000 messages a second two fifths less 
 a quarter less; where commits take longer anyway, nothing."""
 STUCK_SECONDS: Final = 15.0
 """A commit that takes longer is one of a disk that hangs: it may never tell of an error, and the node is not ready meanwhile."""
-WEIGHED_EVERY: Final = 64
-"""Operations that come in between two looks at how full the mailbox is."""
+SHARE_EVERY: Final = 64
+"""So many operations come in between two updates of ``inflight_share``."""
 OPERATION_BYTES: Final = 200
 NAME_BYTES: Final = 80
 """What an operation is taken to occupy beside its payload, and each name in it."""
@@ -101,11 +101,11 @@ class Writer:
         self._outcomes = 0
         self._batch_settled = trio.Event()
         self._closed = False
-        self.share = 1.0
-        """Of what a session may have under way, how much it may now: all while little waits, and ever less as the mailbox
-        fills. So the senders' sockets are not read, and they wait, each for its own; to refuse a message costs nearly half
-        as much as to store it, and those behind it are in vain too."""
-        self._well = True
+        self.inflight_share = 1.0
+        """The part of its ``inflight_sends`` that each session may use now; it falls to 0 as the mailbox fills. So the senders'
+        sockets are not read, and they wait, each for its own; to refuse a message costs nearly half as much as to store it, and
+        those behind it are in vain too."""
+        self._last_commit_ok = True
         self._committing_since: float | None = None
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class Writer:
     def healthy(self) -> bool:
         """Whether the last commit was done, and none is under way for STUCK_SECONDS."""
         since = self._committing_since
-        return self._well and (since is None or trio.current_time() - since < STUCK_SECONDS)
+        return self._last_commit_ok and (since is None or trio.current_time() - since < STUCK_SECONDS)
 
     def submit(self, operation: Operation, on_outcome: OnOutcome) -> bool:
         """Queue one operation; False when the mailbox is full or closed. ``on_outcome`` is called once, on the
@@ -125,14 +125,14 @@ class Writer:
             return False
         self._mailbox.append((operation, on_outcome, size))
         self._bytes += size
-        if not len(self._mailbox) % WEIGHED_EVERY:
-            self._weigh()
+        if not len(self._mailbox) % SHARE_EVERY:
+            self._update_share()
         self._arrived.set()
         return True
 
-    def _weigh(self) -> None:
+    def _update_share(self) -> None:
         empty = 1.0 - max(len(self._mailbox) / self._max_items, self._bytes / self._max_bytes)
-        self.share = empty * empty
+        self.inflight_share = empty * empty
 
     async def call(self, operation: Operation) -> Outcome:
         """Queue one operation and wait for its outcome. Raises Full. Cancelling leaves its effect unknown."""
@@ -180,7 +180,7 @@ class Writer:
         mailbox = self._mailbox
         batch = [mailbox.popleft() for _ in range(min(len(mailbox), self._batch))]
         operations = [operation for operation, _, _ in batch]
-        self._weigh()
+        self._update_share()
         self._under_way += len(batch)
         meanwhile = None if self._committed is None else self._settle_committed
         began = self._committing_since = trio.current_time()
@@ -188,14 +188,14 @@ class Writer:
         try:
             outcomes = await self._store.commit(operations, time_ns() // 1_000_000, meanwhile)
         except Unavailable as fault:
-            if self._well:
+            if self._last_commit_ok:
                 log.error("store.failed", reason=str(fault), operations=len(batch))  # noqa: TRY400 - the disk, not a bug
-            self._well = False
+            self._last_commit_ok = False
             outcomes = [Refused(ErrorCode.UNAVAILABLE, "the store cannot commit now; try again")] * len(batch)
         else:
-            if not self._well:
+            if not self._last_commit_ok:
                 log.info("store.recovered")
-            self._well = True
+            self._last_commit_ok = True
             self._metrics.observe_commit(len(batch), trio.current_time() - began)
         self._committing_since = None
         self._settle_committed()

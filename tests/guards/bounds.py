@@ -196,22 +196,22 @@ MAILBOXES = (
     ),
     Guard(
         "who has too many sends under way is not read", SESSION,
-        "if self._in_flight >= self._node.limits.inflight_sends * self._node.writer.share:", "if False:",
+        "if self._in_flight >= self._most_sends():", "if False:",
         tests(ALONE, "test_who_has_too_much_under_way_is_not_read"),
     ),
     Guard(
         "what was read from the socket waits, too", SESSION,
-        "            if self._paused:\n                self._untaken = received[place:]\n                return\n", "",
+        "            if self._paused:\n                self._unhandled = received[place:]\n                return\n", "",
         tests(ALONE, "test_what_was_read_waits_until_there_is_room"),
     ),
     Guard(
         "the fuller the mailbox, the less of each session", "chatd/store/writer.py",
-        "self.share = empty * empty", "self.share = 1.0",
+        "self.inflight_share = empty * empty", "self.inflight_share = 1.0",
         tests("tests/store/test_writer.py", "test_the_fuller_the_mailbox_the_less_of_each"),
     ),
     Guard(
         "a fault in what had waited ends that session alone", SESSION,
-        """            log.exception("link.failed")
+        """            log.exception("session.failed")
             self.link.abort()
             return
 """, "            raise\n",

@@ -65,7 +65,7 @@ ORDER = (
     ),
     Guard(
         "in the sending session the ack stands in the event's place", HUB,
-        "if subscriber.device_no == device_no and subscriber.epoch == epoch:", "if False:",
+        "if subscriber.device_no == device_no and subscriber.epoch == epoch:  # is_own", "if False:  #",
         tests("tests/delivery/test_fan_out.py", "test_the_ack_stands_in_the_place_of_ones_own_event"),
     ),
     Guard(

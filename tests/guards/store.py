@@ -208,7 +208,7 @@ BACKUP = (
     ),
     Guard(
         "a signing key that is there is not written over", UPKEEP,
-        "if (backup / FILE_NAME).exists() and not (data / FILE_NAME).exists():", "if (backup / FILE_NAME).exists():",
+        "if (backup / KEY).exists() and not (data / KEY).exists():", "if (backup / KEY).exists():",
         tests(KEEPING, "test_the_key_goes_along_where_it_is_asked_for"),
     ),
     Guard(

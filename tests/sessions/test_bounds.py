@@ -173,7 +173,7 @@ async def test_what_was_read_waits_until_there_is_room() -> None:
 async def test_when_much_waits_each_may_have_less_under_way(share: float, taken: int) -> None:
     """One at least: who has none under way would not be told that there is room again."""
     alone = Alone(inflight_sends=8).live()
-    alone.node.writer.share = share
+    alone.node.writer.inflight_share = share
     alone.say(*(send(cseq) for cseq in range(1, 11)))
     assert (len(alone.asked), alone.link.reading) == (taken, False)
     for operation in alone.asked[:taken]:

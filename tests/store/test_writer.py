@@ -62,9 +62,9 @@ async def test_the_fuller_the_mailbox_the_less_of_each(items: int, size: int) ->
     """What a session may have under way shrinks before the bound is reached, be it one of items or of bytes."""
     nowhere: Any = None
     writer = Writer(nowhere, lambda _: None, Metrics(), nullcontext(), max_items=items, max_bytes=size, batch=10)
-    seen = [writer.share]
+    seen = [writer.inflight_share]
     while writer.submit(CreateAccount(user="a", password_hash=""), lambda *_: None):
-        seen.append(writer.share)
+        seen.append(writer.inflight_share)
     assert seen == sorted(seen, reverse=True)
     assert seen[0] == 1.0
     assert seen[500] == pytest.approx(0.25, abs=0.1)

@@ -26,6 +26,10 @@ _IN_PYTHON = {"0008_words.sql": file_the_past}
 log = structlog.get_logger()
 
 
+FILE_NAME = "chatd.db"
+"""Of the store, in the data directory."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """The one place where SQLite's errors become ``Unavailable``."""

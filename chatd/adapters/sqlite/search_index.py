@@ -91,6 +91,11 @@ _NOW = """
 log = structlog.get_logger()
 
 
+def index_path(database: Path) -> Path:
+    """Where the index of a store's file is."""
+    return database.with_name(f"{database.stem}-search{database.suffix}")
+
+
 class SearchIndex:
     """Owns one connection that writes the index; ``advance`` is called by one thread at a time."""
 
@@ -100,7 +105,7 @@ class SearchIndex:
         self._connection: apsw.Connection | None = None
         self._damaged = False
         self._unscrubbed = True  # by a process that was killed
-        self.path = database.with_name(f"{database.stem}-search{database.suffix}")
+        self.path = index_path(database)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
