@@ -49,7 +49,10 @@ class Deadlines(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
+    """Of one connection. ``chunks``: of one body; each takes as long to read as a kilobyte of it, however small it is."""
+
     body_bytes: int = 16 * 1024
+    chunks: int = 256
     requests: int = 100
 
 
@@ -181,7 +184,7 @@ class _Exchanges:
             connection.receive_data(bytes(self._buffer))
         body = await self._read_body(connection, head)
         response = await self._answer(Request(head, body, self._address))
-        if last:
+        if last or response.status == HTTPStatus.TOO_MANY_REQUESTS:  # the next one costs nearly as much, and is refused as well
             response = _closing(response)
         with trio.move_on_after(self._deadlines.send):
             await self._stream.send_all(_frame(connection, response, head_only=head.method == "HEAD"))
@@ -200,7 +203,7 @@ class _Exchanges:
         raise _too_slow("request body", self._deadlines.body)
 
     async def _collect_body(self, connection: h11.Connection) -> bytes:
-        body = bytearray()
+        body, chunks = bytearray(), 0
         while True:
             try:
                 event = connection.next_event()
@@ -212,8 +215,11 @@ class _Exchanges:
                 connection.receive_data(bytes(await self._stream.receive_some(READ_BYTES)))
             elif isinstance(event, h11.Data):
                 body += event.data
+                chunks += event.chunk_start
                 if len(body) > self._limits.body_bytes:
                     raise self._too_large()
+                if chunks > self._limits.chunks:
+                    raise BadHead(413, ErrorCode.TOO_LARGE, f"request body: at most {self._limits.chunks} chunks")
             else:
                 return bytes(body)
 

@@ -18,6 +18,25 @@ WATCHED_PER_TOKEN: Final = 50
 _FLOOD_FACTOR: Final = 10
 """Messages of any type a second, as a multiple of ``messages_per_second``; beyond it the session is ended."""
 
+FREE_BYTES: Final = 1024
+BYTES_PER_FRAME: Final = 256
+MALFORMED_FRAMES: Final = 16
+"""What a message costs, in frames, beyond the one that it is: each 256 bytes of its structure, which take as long to read as a
+small message; and of what is no message 16 more, for it is read the slow way, is answered, and counts as nothing else."""
+
+
+def structure_cost(size: int, body: str | bytes) -> int:
+    """Frames, for a message of ``size`` bytes that carries ``body``: bodies are free, for they are only looked over."""
+    structure = size - len(body)
+    if structure > FREE_BYTES and type(body) is str and not body.isascii():
+        structure = size - len(body.encode())
+    return structure // BYTES_PER_FRAME if structure > FREE_BYTES else 0
+
+
+def malformed_cost(size: int) -> int:
+    """Frames, for ``size`` bytes that are no message."""
+    return MALFORMED_FRAMES + size // BYTES_PER_FRAME
+
 
 def frames_bucket(messages_per_second: float, messages_burst: int) -> TokenBucket:
     """Of all frames, for who may send so many messages."""

@@ -40,7 +40,14 @@ from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.limits.rules import Operation as Limited
 from chatd.sessions import answers
-from chatd.sessions.allowance import frames_bucket, signal_cost, signals_bucket
+from chatd.sessions.allowance import (
+    FREE_BYTES,
+    frames_bucket,
+    malformed_cost,
+    signal_cost,
+    signals_bucket,
+    structure_cost,
+)
 from chatd.sessions.changes import NUMBERED, Change, change_operation, send_operation
 from chatd.sessions.mailbox import Mailbox
 from chatd.sessions.marks import Marks
@@ -122,8 +129,7 @@ class Session:
         self.last_heard = trio.current_time()
         try:
             received = self._parser.feed(data)
-            if wait := self._flood.take(self.last_heard, len(received)):
-                self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
+            if not self._charge(len(received)):
                 return
             self._handle_frames(received)
         except FrameError as fault:
@@ -177,6 +183,8 @@ class Session:
             self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
+            else:
+                self._charge_malformed(len(payload))
             return
         except OutOfPlace as misplaced:  # another name: compiled, a name has one type, and this was no Malformed
             if self._machine.state is State.CONNECTED:
@@ -184,7 +192,25 @@ class Session:
             else:
                 self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(misplaced))
             return
-        self._act(message, len(payload))
+        if len(payload) <= FREE_BYTES or self._charge(structure_cost(len(payload), getattr(message, "body", ""))):
+            self._act(message, len(payload))
+
+    def _charge(self, cost: int) -> bool:
+        """So many frames more; False where they are not to be had, and the session is ended."""
+        wait = self._flood.take(self.last_heard, cost)
+        if wait:
+            self._flooded(wait)
+        return not wait
+
+    def _charge_malformed(self, size: int) -> None:
+        """What is no message is one of the user's requests, too: not only of this session."""
+        if self._charge(malformed_cost(size)) and self.limits is not None:
+            wait = self.limits.requests.take(self.last_heard)
+            if wait:
+                self._flooded(wait)
+
+    def _flooded(self, wait: float) -> None:
+        self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
 
     def _act(self, message: messages.ClientMessage, size: int) -> None:
         kind = type(message)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 MAX_DEPTH: Final = 8
 """Maps and arrays within one another, the message itself counted. The deepest message of ours has 5."""
 
+MAX_CONTAINERS: Final = 256
+"""Maps and arrays in a client's message, the message itself counted. None of ours has 5; an empty one takes a byte to send and a
+thousand times as long to read as a byte of text: 64 KiB of them would hold a server up for 60 ms."""
+
 _PLAIN: Final = frozenset({str, bytes, int, bool, type(None)})
+_TEXT: Final = frozenset({str})
 _CONTAINERS: Final = frozenset({dict, list})
 
 
@@ -76,6 +81,42 @@ def _load_exactly(data: bytes) -> object:
     return value
 
 
+_NO_CONTAINER_HEADS: Final = bytes(set(range(256)) - set(range(0x80, 0xC0)))
+
+
+def check_containers(data: bytes) -> None:
+    """Refuse more than MAX_CONTAINERS, without making one. Raises ValueError; what is wrong otherwise is left to the reading."""
+    # Most messages have not as many bytes that could be the head of one, text in other scripts than Latin apart.
+    if len(data) > MAX_CONTAINERS and len(data.translate(None, _NO_CONTAINER_HEADS)) > MAX_CONTAINERS:
+        _count_containers(data)
+
+
+def _count_containers(data: bytes) -> None:
+    """Item after item, over what texts hold."""
+    at, end, left = 0, len(data), MAX_CONTAINERS
+    while at < end:
+        first = data[at]
+        at += 1
+        argument = first & 0x1F
+        if argument > 23:
+            if argument > 27:
+                return  # indefinite or reserved: nothing is read of it
+            if argument == 24:
+                argument = data[at] if at < end else 0
+                at += 1
+            else:
+                size = 1 << (argument - 24)
+                argument = int.from_bytes(data[at : at + size], "big")
+                at += size
+        major = first >> 5
+        if major in (2, 3):
+            at += argument
+        elif major in (4, 5):
+            left -= 1
+            if left < 0:
+                raise ValueError(f"a message has at most {MAX_CONTAINERS} maps and arrays")
+
+
 def check_values(value: Any, depth: int) -> None:
     """Refuse what no message holds, also under keys that nobody knows, and what is nested deeper than MAX_DEPTH.
 
@@ -86,17 +127,22 @@ def check_values(value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         if kind is dict:
-            if any(type(key) is not str for key in value):
+            if not _TEXT.issuperset(map(type, value)):
                 raise ValueError("keys are text")
             value = value.values()
-        for part in value:
-            if type(part) not in _PLAIN:
-                check_values(part, depth + 1)
+        if not _PLAIN.issuperset(map(type, value)):
+            _check_parts(value, depth + 1)
     elif kind is float:
         if not isfinite(value):
             raise ValueError("a number is finite")
     elif kind not in _PLAIN:
         raise ValueError("simple values are true, false and null")
+
+
+def _check_parts(values: Any, depth: int) -> None:
+    for part in values:
+        if type(part) not in _PLAIN:
+            check_values(part, depth)
 
 
 # --- writing: the pieces of a map with few keys, which is not worth cbor2's 2 microseconds -------------

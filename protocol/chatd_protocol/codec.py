@@ -69,6 +69,11 @@ def decode_client(encoding: Encoding, data: bytes) -> ClientMessage:
         return beat
     if encoding is _CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
         return send
+    if len(data) <= MAX_CLIENT_BYTES:
+        try:
+            (cbor if encoding is _CBOR else json_form).check_containers(data)
+        except ValueError as fault:
+            raise Malformed(ErrorCode.BAD_MESSAGE, str(fault)) from None
     message: ClientMessage = _decode(encoding, data, _CLIENT, MAX_CLIENT_BYTES)
     return message
 

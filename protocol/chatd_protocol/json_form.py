@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from chatd_protocol.cbor import check_values
+from chatd_protocol.cbor import MAX_CONTAINERS, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # msgspec reads JSON in a third of the time, and keeps the last of two equal keys without a word.
 _decoder = json.JSONDecoder(object_pairs_hook=_object)
 _encoder = msgspec.json.Encoder()
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
+"""What begins as one ends as one, at the end of all at the latest: so each byte is looked at once."""
+
+
+def check_containers(data: bytes) -> None:
+    """Refuse more than MAX_CONTAINERS, without making one. Raises ValueError; what is wrong otherwise is left to the reading."""
+    if _openings(data) > MAX_CONTAINERS and _openings(_STRINGS.sub(b"", data)) > MAX_CONTAINERS:
+        raise ValueError(f"a message has at most {MAX_CONTAINERS} objects and arrays")
+
+
+def _openings(data: bytes) -> int:
+    return data.count(b"{") + data.count(b"[")
 
 
 def load_object(data: bytes) -> dict[str, Any]:

@@ -43,7 +43,7 @@ RATES = (
     ),
     Guard(
         "frames of any kind: so often", SESSION,
-        "if wait := self._flood.take(self.last_heard, len(received)):", "if wait := 0.0:",
+        "if not self._charge(len(received)):", "if False:",
         tests(ALONE, "test_frames_beyond_the_rate_end_the_session"),
     ),
     Guard(
@@ -193,6 +193,17 @@ MAILBOXES = (
         "a session's mailbox has so many conversations", MAILBOX,
         "if len(self._began) < MAX_BEGAN:", "if True:",
         tests("tests/sessions/test_mailbox.py", "test_it_is_full_by_number_and_by_bytes_and_has_room_again"),
+    ),
+    Guard(
+        "I9: what takes long to read counts as many frames", SESSION,
+        "if len(payload) <= FREE_BYTES or self._charge(", "if True or self._charge(",
+        tests(ALONE, "test_what_takes_long_to_read_counts_as_many_frames"),
+    ),
+    Guard(
+        "I9: what is no message is one of the user's requests", SESSION,
+        "            wait = self.limits.requests.take(self.last_heard)\n            if wait:\n",
+        "            if wait := 0.0:\n",
+        tests(ALONE, "test_what_is_no_message_counts_as_one_of_the_users_requests"),
     ),
     Guard(
         "who has too many sends under way is not read", SESSION,

@@ -111,6 +111,11 @@ MESSAGES = (
         tests(CODEC_TESTS, "test_size_bounds"),
     ),
     Guard(
+        "I9: a message has so many maps and arrays", CODEC,
+        "            (cbor if encoding is _CBOR else json_form).check_containers(data)\n", "            pass\n",
+        tests(CODEC_TESTS, "test_a_message_has_so_many_maps_and_arrays"),
+    ),
+    Guard(
         "CBOR: no tags", CBOR,
         '    "semantic_decoders": dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag),\n', "",
         tests(VECTORS, "test_refused"),
@@ -234,8 +239,18 @@ HTTP_HEADS = (
         tests(SERVING, "test_oversize_bodies"),
     ),
     Guard(
+        "I9: a body has so many chunks", HTTP,
+        "if chunks > self._limits.chunks:", "if False:",
+        tests(SERVING, "test_a_body_has_so_many_chunks"),
+    ),
+    Guard(
+        "who is refused for too many requests has the connection closed", HTTP,
+        "if last or response.status == HTTPStatus.TOO_MANY_REQUESTS:", "if last:",
+        tests(SERVING, "test_who_is_refused_for_too_many_has_the_connection_closed"),
+    ),
+    Guard(
         "I9: a connection makes so many requests", HTTP,
-        "        if last:", "        if False:",
+        "last=turn == self._limits.requests - 1", "last=False",
         tests(SERVING, "test_connection_ends_after_its_requests"),
     ),
     Guard(

@@ -164,6 +164,35 @@ async def test_oversize_bodies(served: Served, body: bytes) -> None:
     assert json.loads(text) == {"error": {"code": "too_large", "message": "request body: at most 16384 bytes"}}
 
 
+async def test_a_body_has_so_many_chunks(served: Served) -> None:
+    """However small: 16,000 of a byte each would take a fifth of a second. What comes a byte at a time by its length is read."""
+    head, end = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
+    async with served(echo) as connect:
+        (status, _, _), _ = answers(await talk(connect, head + b"1\r\nx\r\n" * 256 + end + LAST), [b"POST", b"GET"])
+        assert status == 200
+        async with await connect() as stream:
+            await stream.send_all(head + b"1\r\nx\r\n" * 16_000)
+            [(status, headers, text)] = answers(await read_all(stream), [b"POST"])
+        assert (status, headers[b"connection"]) == (413, b"close")
+        assert json.loads(text)["error"]["message"] == "request body: at most 256 chunks"
+        async with await connect() as stream:
+            for at in range(len(whole := post(b"y" * 600))):
+                await stream.send_all(whole[at : at + 1])
+            await stream.send_all(LAST)
+            assert b"y" * 600 in await read_all(stream)
+
+
+async def test_who_is_refused_for_too_many_has_the_connection_closed(served: Served) -> None:
+    """The next request on it would cost nearly as much as one that is answered."""
+
+    async def refuse(_: Request) -> Response:
+        return Response(429)
+
+    async with served(refuse) as connect:
+        [(status, headers, _)] = answers(await talk(connect, GET * 5), [b"GET"])
+    assert (status, headers[b"connection"]) == (429, b"close")
+
+
 async def test_body_at_the_bound(served: Served) -> None:
     """The largest body allowed is allowed."""
     async with served(echo) as connect:

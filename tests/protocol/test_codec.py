@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 
@@ -9,6 +10,7 @@ import cbor2
 import pytest
 from chatd_protocol import cbor, json_form
 from chatd_protocol import messages as m
+from chatd_protocol.cbor import MAX_CONTAINERS
 from chatd_protocol.codec import (
     MAX_CLIENT_BYTES,
     MAX_SERVER_BYTES,
@@ -361,3 +363,30 @@ def test_half_of_a_surrogate_pair_is_called_so():
         decode_client(Encoding.JSON, b'{"t": "send", "cseq": 1, "to": "g", "body": "\\ud800"}')
     with pytest.raises(Malformed, match="not UTF-8"):
         decode_client(Encoding.JSON, b'{"t": "send", "cseq": 1, "to": "g", "body": "\xff"}')
+
+
+def _in_json(value):
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(("encoding", "written"), [(Encoding.CBOR, cbor2.dumps), (Encoding.JSON, _in_json)])
+def test_a_message_has_so_many_maps_and_arrays(encoding, written):
+    """An empty one takes a byte to send and a thousand times as long to read; what only looks like one, in a text, is none."""
+    beat = {"t": "heartbeat"}
+    decode_client(encoding, written(beat | {"x": [[]] * (MAX_CONTAINERS - 2)}))
+    for many in ([[]] * (MAX_CONTAINERS - 1), [{}] * 20_000, [{"a": [1]}] * 2000):
+        with pytest.raises(Malformed, match=f"at most {MAX_CONTAINERS}"):
+            decode_client(encoding, written(beat | {"x": many}))
+    for text in ("[{" * 9000, '"[\\"' * 3000, "\u0440" * 9000, "\\"):
+        decode_client(encoding, written(beat | {"x": text, "y": [text]}))
+
+
+_repeated = st.builds(lambda part, times: part * times, st.binary(min_size=1, max_size=4), st.integers(0, 9000))
+
+
+@given(st.binary(max_size=600) | _repeated)
+def test_counting_maps_and_arrays_ends_whatever_the_bytes(data):
+    """It refuses or leaves it to the reading, and each byte is looked at once."""
+    for encoding in (Encoding.CBOR, Encoding.JSON):
+        with contextlib.suppress(Malformed):
+            decode_client(encoding, data)

@@ -103,6 +103,43 @@ async def test_frames_of_the_other_kind_end_the_session() -> None:
     assert alone.link.said == [{"close": 1003}]
 
 
+async def test_what_is_no_message_counts_as_one_of_the_users_requests(mock_clock: trio.testing.MockClock) -> None:
+    """And ends the session when there are none left: it is read the slow way, and answered."""
+    alone = Alone(requests_burst=3, messages_burst=1000).live()
+    alone.say(*[{"t": "nothing of ours"}] * 3)
+    assert alone.link.errors == ["unknown_type"] * 3
+    assert not alone.link.ended
+    alone.say({"t": "nothing of ours"})
+    assert alone.link.said[-1] == {"close": 4103}
+
+
+@pytest.mark.parametrize(
+    ("message", "at_once"),
+    [
+        ({"t": "heartbeat", "x": [1] * 60_000}, 17), ({"t": "nothing of ours", "x": "a" * 60_000}, 16),
+        ({"t": "heartbeat", "x": "a" * 60_000}, 17),
+    ],
+)  # fmt: skip
+async def test_what_takes_long_to_read_counts_as_many_frames(
+    message: dict[str, Any], at_once: int, mock_clock: trio.testing.MockClock
+) -> None:
+    """Whatever it is: a message of 60 KB takes as long as hundreds of small ones."""
+    alone = Alone().live()
+    for _ in range(at_once - 1):
+        alone.say(message)
+    assert not alone.link.ended
+    alone.say(message, message)
+    assert alone.link.said[-1] == {"close": 4103}
+
+
+async def test_a_long_text_is_one_frame(mock_clock: trio.testing.MockClock) -> None:
+    """In whatever script: it is only looked over."""
+    alone = Alone().live()
+    for number, body in enumerate(["a" * 60_000, "\u0440" * 30_000] * 50, 1):
+        alone.say({"t": "send", "cseq": number, "to": "@ben", "body": body, "mentions": ["ben"]})
+    assert len(alone.asked) == 100
+
+
 async def test_messages_beyond_the_rate_are_refused() -> None:
     """Each is told when to come again, and none of them reaches the store."""
     alone = Alone(messages_burst=3).live()
