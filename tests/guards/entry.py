@@ -230,8 +230,9 @@ BEFORE = (
     ),
     Guard(
         "who says something else first is closed", SESSION,
-        "if self._machine.state is State.CONNECTED:\n                self.end(codes.HELLO_EXPECTED)\n            else:\n                self._refuse_message",
-        "if True:\n                self._refuse_message",
+        "            if self._machine.state is State.CONNECTED:\n                self.end(codes.HELLO_EXPECTED)\n"
+        "            else:\n                self._refuse_message",
+        "            if True:\n                self._refuse_message",
         tests(BOUNDS, "test_nothing_is_served_before_the_hello"),
     ),
     Guard(
