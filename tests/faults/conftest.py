@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
-from tests.e2e.cluster import OPENED, Cluster
+from tests.e2e.cluster import Cluster, close_opened
 
 FREELY = """
 [limits]
@@ -38,5 +37,4 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 @pytest.fixture(autouse=True)
 async def _no_stream_left() -> AsyncIterator[None]:
     yield
-    while OPENED:
-        await trio.aclose_forcefully(OPENED.pop())
+    await close_opened()
