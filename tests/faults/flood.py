@@ -15,6 +15,7 @@ from typing import Any
 import cbor2
 import trio
 
+from tests.client_frames import BINARY, frame
 from tests.e2e.cluster import Cluster
 from tests.faults.load import upgraded
 
@@ -96,7 +97,7 @@ class Sender:
         out = bytearray()
         for at in self.due:
             data = cbor2.dumps({"t": "send", "cseq": self.next, "to": self.to, "body": BODY})
-            out += b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(data).to_bytes(2, "big"), data)
+            out += frame(BINARY, data)
             self.under_way[self.next] = at
             self.next += 1
         self.due = []
@@ -109,7 +110,7 @@ class Sender:
             data += more
             while (end := _frame_end(data)) is not None:
                 begin, end = end
-                if data[0] & 0x0F == 2:
+                if data[0] & 0x0F == BINARY:
                     self._heard(cbor2.loads(bytes(data[begin:end])))
                 del data[:end]
 
@@ -183,7 +184,7 @@ async def entered(cluster: Cluster, user: str, device: str = "d") -> trio.Socket
     stream, data = await upgraded(cluster.server(0).port)
     try:
         hello = cbor2.dumps({"t": "hello", "token": cluster.token(user), "device": device})
-        await stream.send_all(b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(hello).to_bytes(2, "big"), hello))
+        await stream.send_all(frame(BINARY, hello))
         while LIVE not in data:
             part = await stream.receive_some(65536)
             if not part:
