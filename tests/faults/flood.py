@@ -7,6 +7,7 @@ as people do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import cbor2
 import trio
+from chatd_proof.verdict import percentile
 
 from tests.client_frames import BINARY, frame
 from tests.e2e.cluster import Cluster
@@ -43,10 +45,6 @@ class Span:
     def rate(self) -> float:
         """Acknowledged a second: the goodput."""
         return self.acked / self.seconds
-
-    def percentile(self, share: float) -> float:
-        """Of the latency, in seconds."""
-        return sorted(self.latency)[int(share * (len(self.latency) - 1))] if self.latency else float("nan")
 
 
 @dataclass
@@ -199,7 +197,7 @@ async def entered(cluster: Cluster, user: str, device: str = "d") -> trio.Socket
 def told_of(spans: Sequence[Span]) -> str:
     """One line for all of them."""
     return "; ".join(
-        f"{span.name} {span.rate:,.0f}/s (p99 {span.percentile(0.99):.2f} s, {span.refused:,} refused, "
+        f"{span.name} {span.rate:,.0f}/s (p99 {percentile(Counter(span.latency), 0.99):.2f} s, {span.refused:,} refused, "
         f"{span.given_up:,} given up)"
         for span in spans
     )
