@@ -43,9 +43,10 @@ def test_kept_seeds_and_new_ones_hold() -> None:
 
 
 def test_a_seed_is_one_run() -> None:
-    """The same twice, to the last record; and no two seeds the same."""
+    """The same twice, to the last record; no two seeds are the same, and none is left out."""
     once, again = (proof("simulate", "--seeds", "6", "--traces", "--jobs", "1").splitlines()[:6] for _ in range(2))
     assert once == again
+    assert [line.split()[0] for line in once] == list("012345")
     assert len({line.split()[1] for line in once}) == 6
 
 
