@@ -21,7 +21,7 @@ test: ## Run the tests
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/pytest --numprocesses auto --dist worksteal $(ARGS)
 
-test-faults: ## Prove what is promised: thousands of simulated runs, then real faults, in about an hour (ARGS='--soak 1800')
+test-faults: ## Prove what is promised: thousands of simulated runs, then real faults, in about an hour and a half (ARGS='--soak 1800')
 	@.ci/environment $(VENV) requirements-dev.lock
 	@$(VENV)/bin/python -m chatd_proof simulate --seeds 2000 --new 500
 	@$(VENV)/bin/pytest --faults --verbose tests/faults tests/hostile tests/guards $(ARGS)

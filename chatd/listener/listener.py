@@ -148,7 +148,8 @@ class Listener:
         answer = switching_protocols(upgrade.head.only(b"sec-websocket-key") or b"", encoding.subprotocol)
         session = Session(self._node, encoding, address, secrets.token_hex(8))
         if stream is not tcp:
-            await self._run_on_stream(stream, session, answer, upgrade.rest)
+            link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
+            await run_on_stream(self._node, session, link, answer=answer, rest=upgrade.rest)
             return False
         self._hand_over(tcp, session, answer, upgrade.rest, sessions)
         return True
@@ -201,22 +202,25 @@ class Listener:
             del self._node.sessions[session.session_id]
             self._left(session.address)
 
-    async def _run_on_stream(self, stream: trio.abc.Stream, session: Session, answer: bytes, rest: bytes) -> None:
-        session.link = link = StreamLink(stream, session, max_bytes=self._outbox_bytes, max_frames=self._outbox_frames)
-        self._node.add(session)
-        try:
+
+async def run_on_stream(node: Node, session: Session, link: StreamLink, *, answer: bytes = b"", rest: bytes = b"") -> None:
+    """Serve one session on a Trio stream to its end. ``answer``: what ends the handshake; ``rest``: what came behind it."""
+    session.link = link
+    node.add(session)
+    try:
+        if answer:
             link.write(answer)
-            if rest:
-                session.data_received(rest)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(link.run)
-                try:
-                    await run_session(session, self._node)
-                    await link.wait_ended()
-                finally:
-                    link.abort()
-        finally:
-            del self._node.sessions[session.session_id]
+        if rest:
+            session.data_received(rest)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            try:
+                await run_session(session, node)
+                await link.wait_ended()
+            finally:
+                link.abort()
+    finally:
+        del node.sessions[session.session_id]
 
 
 def _too_often(verdict: Verdict) -> BadUpgrade:

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from chatd.adapters.valkey.program import find_program
-from tests.e2e.cluster import OPENED, Cluster
+from tests.e2e.cluster import Cluster, close_opened
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-node", "two-nodes"])
@@ -51,5 +50,4 @@ def deaf_cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 async def _no_stream_left() -> AsyncIterator[None]:
     yield
-    while OPENED:
-        await trio.aclose_forcefully(OPENED.pop())
+    await close_opened()

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from tests.e2e.cluster import Cluster, Peer, Server
+from tests.e2e.cluster import Cluster, Peer
+from tests.e2e.http_client import post
 
 OLD, NEW = "correct horse", "battery staple"
-
-
-def post(server: Server, path: str, **body: str) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{server.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as refused:
-        return refused.code, json.load(refused)
-
-
-async def http(cluster: Cluster, path: str, **body: str) -> tuple[int, dict[str, Any]]:
-    return await trio.to_thread.run_sync(lambda: post(cluster.server(0), path, **body))
 
 
 async def hello(cluster: Cluster, node: int, token: str, device: str, **fields: str) -> Peer:
@@ -166,25 +148,25 @@ async def test_a_sign_out_that_the_bus_loses(deaf_cluster: Cluster) -> None:
 
 async def test_another_password_ends_the_other_sessions(cluster: Cluster) -> None:
     """All but those of the named device, which go on; the tokens before are over, the kept device's own, too."""
-    await http(cluster, "/v1/accounts", name="changer", password=OLD)
-    old = (await http(cluster, "/v1/tokens", name="changer", password=OLD))[1]["token"]
+    await post(cluster.server(0), "/v1/accounts", name="changer", password=OLD)
+    old = (await post(cluster.server(0), "/v1/tokens", name="changer", password=OLD)).json["token"]
     kept, far, near = [await hello(cluster, node, old, device) for node, device in ((0, "kept"), (1, "far"), (0, "near"))]
-    status, signed = await http(
-        cluster, "/v1/password", name="changer", password=OLD, new_password=NEW, device="kept"
+    signed = await post(
+        cluster.server(0), "/v1/password", name="changer", password=OLD, new_password=NEW, device="kept"
     )
-    assert status == 200
+    assert signed.status == 200
     assert await far.closed() == 4206
     assert await near.closed() == 4206
     assert (await kept.say("@changer", "still here"))["t"] == "ack"
     assert (await hello(cluster, 1, old, "kept")).welcome["code"] == 4200
-    assert (await http(cluster, "/v1/tokens", name="changer", password=OLD))[0] == 401
-    assert (await hello(cluster, 1, signed["token"], "far")).welcome["t"] == "welcome"
+    assert (await post(cluster.server(0), "/v1/tokens", name="changer", password=OLD)).status == 401
+    assert (await hello(cluster, 1, signed.json["token"], "far")).welcome["t"] == "welcome"
 
 
 async def test_the_operator_ends_all_of_them(cluster: Cluster) -> None:
     """``chatd user passwd`` beside running servers, which nobody tells: they find it in the store within 5 s."""
-    await http(cluster, "/v1/accounts", name="victim", password=OLD)
-    old = (await http(cluster, "/v1/tokens", name="victim", password=OLD))[1]["token"]
+    await post(cluster.server(0), "/v1/accounts", name="victim", password=OLD)
+    old = (await post(cluster.server(0), "/v1/tokens", name="victim", password=OLD)).json["token"]
     peers = [await hello(cluster, node, old, f"d{node}") for node in (0, 1)]
     command = [sys.executable, "-m", "chatd", "user", "passwd", "victim", "--data", str(cluster.data)]
     done = await trio.run_process(command, stdin=f"{NEW}\n".encode(), capture_stdout=True, stderr=subprocess.STDOUT)
@@ -193,7 +175,7 @@ async def test_the_operator_ends_all_of_them(cluster: Cluster) -> None:
         for peer in peers:
             assert await peer.closed() == 4206
     assert (await hello(cluster, 0, old, "d0")).welcome["code"] == 4200
-    assert (await http(cluster, "/v1/tokens", name="victim", password=NEW))[0] == 200
+    assert (await post(cluster.server(0), "/v1/tokens", name="victim", password=NEW)).status == 200
 
 
 async def test_a_token_that_expires_ends_its_session(cluster: Cluster) -> None:

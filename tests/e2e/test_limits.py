@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer
+from tests.e2e.http_client import Answer, get
 
 SETTINGS = """
 [limits]
@@ -37,18 +35,9 @@ def limited(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
     made.stop()
 
 
-def http(cluster: Cluster, node: int, path: str, *lines: str) -> tuple[int, dict[str, str], Any]:
-    """One GET on a connection of its own."""
-    head = "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *lines, "", ""])
-    with socket.create_connection(("127.0.0.1", cluster.server(node).port), timeout=20) as sock:
-        sock.sendall(head.encode())
-        answer = b""
-        while data := sock.recv(65536):
-            answer += data
-    top, _, body = answer.partition(b"\r\n\r\n")
-    status, *fields = top.decode().split("\r\n")
-    headers = {key.lower(): value for key, value in (field.split(": ", 1) for field in fields)}
-    return int(status.split()[1]), headers, json.loads(body)
+async def standing(cluster: Cluster, token: str = "") -> Answer:
+    """What node 0 says to who asks how they stand by HTTP, with a token and without."""
+    return await get(cluster.server(0), "/v1/rate-limit", *([f"Authorization: Bearer {token}".encode()] if token else []))
 
 
 async def flood(peer: Peer, to: str, tries: int) -> tuple[int, list[dict[str, Any]]]:
@@ -84,19 +73,16 @@ async def test_one_can_ask_how_one_stands(limited: Cluster) -> None:
     assert by_wire["messages"]["limit"] == 60
     assert 50 <= by_wire["messages"]["remaining"] <= 60
     assert by_wire["messages"]["remaining"] < 60
-    status, headers, body = await trio.to_thread.run_sync(
-        http, limited, 0, "/v1/rate-limit", f"Authorization: Bearer {limited.token('curious')}"
-    )
-    assert status == 200
-    assert {entry["scope"] for entry in body["limits"]} == set(by_wire)
-    assert int(headers["x-ratelimit-remaining"]) < int(headers["x-ratelimit-limit"]) == 600
-    status, _, body = await trio.to_thread.run_sync(http, limited, 0, "/v1/rate-limit")
-    assert [entry["scope"] for entry in body["limits"]] == ["connections", "sign_in", "accounts", "api"]
-    assert body["limits"][3]["remaining"] == 598
-    status, headers, body = await trio.to_thread.run_sync(
-        http, limited, 0, "/v1/rate-limit", "Authorization: Bearer a.b.c"
-    )
-    assert (status, body["error"]["code"], "www-authenticate" in headers) == (401, "unauthenticated", True)
+    by_http = await standing(limited, limited.token("curious"))
+    assert by_http.status == 200
+    assert {entry["scope"] for entry in by_http.json["limits"]} == set(by_wire)
+    assert int(by_http.headers["x-ratelimit-remaining"]) < int(by_http.headers["x-ratelimit-limit"]) == 600
+    by_http = await standing(limited)
+    assert [entry["scope"] for entry in by_http.json["limits"]] == ["connections", "sign_in", "accounts", "api"]
+    assert by_http.json["limits"][3]["remaining"] == 598
+    by_http = await standing(limited, "a.b.c")
+    assert (by_http.status, by_http.json["error"]["code"]) == (401, "unauthenticated")
+    assert "www-authenticate" in by_http.headers
 
 
 async def test_a_token_that_was_taken_back_tells_nothing(limited: Cluster) -> None:
@@ -105,10 +91,9 @@ async def test_a_token_that_was_taken_back_tells_nothing(limited: Cluster) -> No
     peer = await Peer.bare(limited.server(0))
     await peer.send({"t": "hello", "token": token, "device": "d1"})
     await peer.until(lambda m: m["t"] == "live")
-    ask = partial(http, limited, 0, "/v1/rate-limit", f"Authorization: Bearer {token}")
-    assert (await trio.to_thread.run_sync(ask))[0] == 200
+    assert (await standing(limited, token)).status == 200
     assert (await peer.ask("sign_out", device="d1"))["t"] == "ok"
-    assert (await trio.to_thread.run_sync(ask))[0] == 401
+    assert (await standing(limited, token)).status == 401
 
 
 async def test_a_tier_of_the_token_and_one_of_the_operator(limited: Cluster) -> None:
@@ -140,15 +125,10 @@ async def test_a_tier_of_the_token_and_one_of_the_operator(limited: Cluster) -> 
 
 async def test_connections_of_an_address_are_counted(limited: Cluster) -> None:
     """Beyond the minute's worth, on all nodes together, a connection is answered with 429 and the time to wait."""
-
-    def connect_often() -> tuple[int, dict[str, str], Any]:
-        for number in range(200):
-            status, headers, body = http(limited, number, "/nothing")
-            if status == 429:
-                return status, headers, body
-        return http(limited, 0, "/nothing")
-
-    status, headers, body = await trio.to_thread.run_sync(connect_often)
-    assert (status, body["error"]["code"]) == (429, "rate_limited")
-    assert 0 < int(headers["retry-after"]) <= 63
-    assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("200", "0")
+    for number in range(201):
+        answer = await get(limited.server(number), "/nothing")
+        if answer.status == 429:
+            break
+    assert (answer.status, answer.json["error"]["code"]) == (429, "rate_limited")
+    assert 0 < int(answer.headers["retry-after"]) <= 63
+    assert (answer.headers["x-ratelimit-limit"], answer.headers["x-ratelimit-remaining"]) == ("200", "0")

@@ -11,6 +11,7 @@ import cbor2
 import pytest
 import trio
 
+from tests.client_frames import BINARY, CLOSE, PING, frame
 from tests.e2e.cluster import Cluster, Peer
 
 UPGRADE = (
@@ -35,16 +36,6 @@ def raw(cluster: Cluster, *chunks: bytes) -> bytes:
         return answer
 
 
-def masked(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    if len(payload) < 126:
-        size = bytes([0x80 | len(payload)])
-    elif len(payload) < 65536:
-        size = b"\xfe" + len(payload).to_bytes(2, "big")
-    else:
-        size = b"\xff" + len(payload).to_bytes(8, "big")
-    return bytes([(0x80 if fin else 0) | opcode]) + size + b"\0\0\0\0" + payload
-
-
 async def alive(cluster: Cluster) -> bool:
     """The node still serves, and the process is the one that was started."""
     peer = await Peer.open(cluster, 0, "canary", os.urandom(4).hex())
@@ -59,9 +50,9 @@ PACKETS = {
     "c extensions beyond ASCII": UPGRADE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: \xff\r\n\r\n"),
     "d host beyond ASCII": UPGRADE.replace(b"Host: localhost", b"Host: \xff"),
     "d2 host that is no punycode": UPGRADE.replace(b"Host: localhost", b"Host: xn--999999999"),
-    "e pings around a close": UPGRADE + masked(8, b"\x03\xe8") + masked(9, b"x") * 5,
-    "f oversize and ping in one segment": UPGRADE + masked(2, b"x" * 70000) + masked(9, b"x"),
-    "g two oversize in one segment": UPGRADE + masked(2, b"x" * 70000) * 2,
+    "e pings around a close": UPGRADE + frame(CLOSE, b"\x03\xe8") + frame(PING, b"x") * 5,
+    "f oversize and ping in one segment": UPGRADE + frame(BINARY, b"x" * 70000) + frame(PING, b"x"),
+    "g two oversize in one segment": UPGRADE + frame(BINARY, b"x" * 70000) * 2,
     "h noise after the handshake": UPGRADE + os.urandom(500),
 }
 
@@ -156,7 +147,7 @@ async def test_an_expired_token_is_refused(cluster: Cluster) -> None:
 async def test_two_requests_and_a_ping_in_one_segment(cluster: Cluster) -> None:
     """Frames that arrive together are each answered."""
     peer = await Peer.open(cluster, 0, "batcher")
-    frames = b"".join(masked(2, cbor2.dumps({"t": "conversations", "id": n})) for n in (71, 72)) + masked(9, b"p")
+    frames = b"".join(frame(BINARY, cbor2.dumps({"t": "conversations", "id": n})) for n in (71, 72)) + frame(PING, b"p")
     await peer.socket.stream.send_all(frames)
     answers = [await peer.until(lambda m, n=n: m.get("id") == n) for n in (71, 72)]
     assert [answer["t"] for answer in answers] == ["ok", "ok"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
-from tests.e2e.cluster import OPENED, Cluster
+from tests.e2e.cluster import Cluster, close_opened
+from tests.faults.machine import Machine
 
 FREELY = """
 [limits]
@@ -24,9 +25,10 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes clusters of real nodes, and ends them: ``clusters(nodes, settings)``."""
     made: list[Cluster] = []
 
-    def make(nodes: int, settings: str = FREELY, **more: Any) -> Cluster:
-        directory = tmp_path / f"cluster{len(made)}"
-        directory.mkdir(exist_ok=True)
+    def make(nodes: int, settings: str = FREELY, directory: Path | None = None, **more: Any) -> Cluster:
+        if directory is None:
+            directory = tmp_path / f"cluster{len(made)}"
+            directory.mkdir()
         made.append(Cluster(directory, nodes, settings, **more))
         return made[-1]
 
@@ -35,8 +37,20 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
         cluster.stop()
 
 
+@pytest.fixture
+def machines(clusters: Callable[..., Cluster], tmp_path: Path) -> Callable[..., tuple[Cluster, Machine]]:
+    """Makes such clusters, each on a machine in the test's hands: ``machines(nodes, sync_ms=100)``."""
+    numbers = count()
+
+    def make(nodes: int, **how: Any) -> tuple[Cluster, Machine]:
+        directory = tmp_path / f"machine{next(numbers)}"
+        machine = Machine(directory, **how)
+        return clusters(nodes, directory=directory, environ=machine.environ), machine
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 async def _no_stream_left() -> AsyncIterator[None]:
     yield
-    while OPENED:
-        await trio.aclose_forcefully(OPENED.pop())
+    await close_opened()

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from tests.e2e.cluster import Cluster, Server
-
-
-def valkey(cluster: Cluster, *words: str) -> bytes:
-    """One command to the cluster's embedded Valkey. Raises OSError while it is away."""
-    path = next(iter(cluster.data.rglob("*.sock")), None)
-    if path is None:
-        raise ConnectionRefusedError("no embedded Valkey listens in the data directory")
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(str(path))
-        sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in words))
-        return sock.recv(65536)
+from tests.faults.valkey import call, patiently
 
 
 async def ask_valkey(cluster: Cluster, *words: str) -> bytes:
-    """The same, tried until it is there."""
-    with trio.fail_after(60):
-        while True:
-            try:
-                return await trio.to_thread.run_sync(valkey, cluster, *words)
-            except OSError:
-                await trio.sleep(0.05)
+    """One command to the cluster's embedded Valkey, tried until it is there."""
+
+    def attempt() -> bytes:
+        path = next(iter(cluster.data.rglob("*.sock")), None)
+        if path is None:
+            raise ConnectionRefusedError("no embedded Valkey listens in the data directory")
+        return call(path, *words)
+
+    return await patiently(attempt)
 
 
 def children_of(server: Server) -> list[int]:

@@ -7,6 +7,7 @@ as people do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 
 import cbor2
 import trio
+from chatd_proof.verdict import percentile
 
+from tests.client_frames import BINARY, frame
 from tests.e2e.cluster import Cluster
 from tests.faults.load import upgraded
 
@@ -42,10 +45,6 @@ class Span:
     def rate(self) -> float:
         """Acknowledged a second: the goodput."""
         return self.acked / self.seconds
-
-    def percentile(self, share: float) -> float:
-        """Of the latency, in seconds."""
-        return sorted(self.latency)[int(share * (len(self.latency) - 1))] if self.latency else float("nan")
 
 
 @dataclass
@@ -96,7 +95,7 @@ class Sender:
         out = bytearray()
         for at in self.due:
             data = cbor2.dumps({"t": "send", "cseq": self.next, "to": self.to, "body": BODY})
-            out += b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(data).to_bytes(2, "big"), data)
+            out += frame(BINARY, data)
             self.under_way[self.next] = at
             self.next += 1
         self.due = []
@@ -109,7 +108,7 @@ class Sender:
             data += more
             while (end := _frame_end(data)) is not None:
                 begin, end = end
-                if data[0] & 0x0F == 2:
+                if data[0] & 0x0F == BINARY:
                     self._heard(cbor2.loads(bytes(data[begin:end])))
                 del data[:end]
 
@@ -183,7 +182,7 @@ async def entered(cluster: Cluster, user: str, device: str = "d") -> trio.Socket
     stream, data = await upgraded(cluster.server(0).port)
     try:
         hello = cbor2.dumps({"t": "hello", "token": cluster.token(user), "device": device})
-        await stream.send_all(b"\x82\xfe%b\x00\x00\x00\x00%b" % (len(hello).to_bytes(2, "big"), hello))
+        await stream.send_all(frame(BINARY, hello))
         while LIVE not in data:
             part = await stream.receive_some(65536)
             if not part:
@@ -198,7 +197,7 @@ async def entered(cluster: Cluster, user: str, device: str = "d") -> trio.Socket
 def told_of(spans: Sequence[Span]) -> str:
     """One line for all of them."""
     return "; ".join(
-        f"{span.name} {span.rate:,.0f}/s (p99 {span.percentile(0.99):.2f} s, {span.refused:,} refused, "
+        f"{span.name} {span.rate:,.0f}/s (p99 {percentile(Counter(span.latency), 0.99):.2f} s, {span.refused:,} refused, "
         f"{span.given_up:,} given up)"
         for span in spans
     )

@@ -18,19 +18,20 @@ STORE = "chatd.db"
 
 
 class Machine:
-    """Made before the cluster: ``environ`` is for its nodes. ``disk``: the data directory. ``forgets``: the end of the names of
-    files that are not synced though it is said so; ``sync_ms``: milliseconds that each sync takes longer."""
+    """Made before the cluster, with its directory: ``environ`` is for its nodes, whose data directory is the disk. ``forgets``:
+    the end of the names of files that are not synced though it is said so; ``sync_ms``: milliseconds that each sync takes
+    longer."""
 
-    def __init__(self, directory: Path, disk: Path, forgets: str = "", sync_ms: int = 0) -> None:
-        self._disk = disk
-        self._platter = directory / "platter"
-        self._platter.mkdir()
+    def __init__(self, directory: Path, *, forgets: str = "", sync_ms: int = 0) -> None:
+        self._disk, self._platter = directory / "data", directory / "platter"
+        for made in (self._disk, self._platter):
+            made.mkdir(parents=True)
         clock = directory / "clock"
         clock.write_bytes(struct.pack("=q", 0))
         with clock.open("r+b") as file:
             self._clock = mmap.mmap(file.fileno(), 8)
         self.environ = {
-            "LD_PRELOAD": str(_built(directory)), "MACHINE_CLOCK": str(clock), "MACHINE_DISK": str(disk.resolve()),
+            "LD_PRELOAD": str(_built(directory)), "MACHINE_CLOCK": str(clock), "MACHINE_DISK": str(self._disk.resolve()),
             "MACHINE_PLATTER": str(self._platter.resolve()), "MACHINE_SYNC_MS": str(sync_ms),
         }  # fmt: skip
         if forgets:

@@ -16,15 +16,13 @@ pytestmark = pytest.mark.long
 HOUR = 3600.0
 JUMPS = (HOUR, -HOUR, 0.5, -0.5, 0.0, 12 * HOUR, 0.0, -0.5, 0.5)
 EACH = 3.0
-Clusters = Callable[..., Cluster]
+Machines = Callable[..., tuple[Cluster, Machine]]
 Told = Callable[[str], None]
 
 
-async def test_the_wall_clock_jumps(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+async def test_the_wall_clock_jumps(machines: Machines, tmp_path: Path, told: Told) -> None:
     """An hour and half a day on, an hour back, and to and fro: nobody is disconnected for it, and nothing is out of order."""
-    (tmp_path / "cluster0" / "data").mkdir(parents=True)
-    machine = Machine(tmp_path, tmp_path / "cluster0" / "data")
-    cluster = clusters(2, environ=machine.environ)
+    cluster, machine = machines(2)
     load = Load(cluster, tmp_path, stays=1e9, moving=False, lifetime=7 * 24 * 3600)
     await load.prepare()
 

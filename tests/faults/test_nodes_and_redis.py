@@ -23,6 +23,7 @@ pytestmark = pytest.mark.long
 SECONDS = 20.0
 HOUR = 3600.0
 Clusters = Callable[..., Cluster]
+Machines = Callable[..., tuple[Cluster, Machine]]
 Told = Callable[[str], None]
 
 
@@ -143,13 +144,12 @@ async def test_an_overflowing_pubsub_buffer(clusters: Clusters, tmp_path: Path, 
     told(summary(verdict))
 
 
-async def test_soak(clusters: Clusters, tmp_path: Path, told: Told, request: pytest.FixtureRequest) -> None:
+async def test_soak(machines: Machines, tmp_path: Path, told: Told, request: pytest.FixtureRequest) -> None:
     """Random faults, one after another, for ``--soak`` seconds, of the power and the wall clock too: nothing is lost, and no
     memory or descriptor kept."""
     seconds = request.config.getoption("--soak")
-    (tmp_path / "cluster0" / "data").mkdir(parents=True)
-    machine = Machine(tmp_path, tmp_path / "cluster0" / "data")
-    load = Load(clusters(2, environ=machine.environ), tmp_path, lifetime=7 * 24 * 3600)
+    cluster, machine = machines(2)
+    load = Load(cluster, tmp_path, lifetime=7 * 24 * 3600)
     await load.prepare()
     happened: Counter[str] = Counter()
 

@@ -20,6 +20,7 @@ SECONDS = 15.0
 BOUND_MIB = 256
 """The writer's mailbox (64 MiB) and what the sessions may hold, with Python's share of it."""
 Clusters = Callable[..., Cluster]
+Machines = Callable[..., tuple[Cluster, Machine]]
 Told = Callable[[str], None]
 
 
@@ -30,13 +31,11 @@ async def _watch(server: Server, seen: list[int]) -> None:
 
 
 @pytest.mark.parametrize("short", ["disk", "processor"])
-async def test_more_than_it_can_take(clusters: Clusters, tmp_path: Path, told: Told, short: str) -> None:
+async def test_more_than_it_can_take(clusters: Clusters, machines: Machines, told: Told, short: str) -> None:
     """Twice and five times what it can: it goes on acknowledging, its memory is bounded, and it comes back by itself.
 
     The goodput is told, and has to be judged by who reads it: 80 % of the capacity at least."""
-    (tmp_path / "cluster0" / "data").mkdir(parents=True)
-    machine = Machine(tmp_path, tmp_path / "cluster0" / "data", sync_ms=100 if short == "disk" else 0)
-    cluster = clusters(1, environ=machine.environ if short == "disk" else {})
+    cluster = machines(1, sync_ms=100)[0] if short == "disk" else clusters(1)
     server, seen = cluster.server(0), list[int]()
     with throttled(server, 0.2 if short == "processor" else 2.0):
         async with flood(cluster, USERS) as storm, trio.open_nursery() as watching:

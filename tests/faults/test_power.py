@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer
-from tests.faults.conftest import FREELY
 from tests.faults.load import Load, held, summary
 from tests.faults.machine import Machine, lose_power
 
 SAID = 50
 TURNS = 5
 Told = Callable[[str], None]
-Powered = Callable[..., tuple[Cluster, Machine]]
-
-
-@pytest.fixture
-def powered(tmp_path: Path) -> Iterator[Powered]:
-    """Makes nodes on a machine: ``powered(nodes, forgets="-wal")``."""
-    made: list[Cluster] = []
-
-    def make(nodes: int, forgets: str = "") -> tuple[Cluster, Machine]:
-        (tmp_path / "data").mkdir()
-        machine = Machine(tmp_path, tmp_path / "data", forgets)
-        made.append(Cluster(tmp_path, nodes, FREELY, machine.environ))
-        return made[-1], machine
-
-    yield make
-    for cluster in made:
-        cluster.stop()
+Machines = Callable[..., tuple[Cluster, Machine]]
 
 
 async def _told_after_the_loss(cluster: Cluster, machine: Machine) -> list[str]:
@@ -48,21 +31,21 @@ async def _told_after_the_loss(cluster: Cluster, machine: Machine) -> list[str]:
     return [event["body"] for event in page.get("events", []) if event["kind"] == "message"]
 
 
-async def test_what_is_acknowledged_outlives_a_loss_of_power(powered: Powered) -> None:
-    cluster, machine = powered(1)
+async def test_what_is_acknowledged_outlives_a_loss_of_power(machines: Machines) -> None:
+    cluster, machine = machines(1)
     assert await _told_after_the_loss(cluster, machine) == [f"number {n}" for n in range(SAID)]
 
 
-async def test_a_disk_that_only_says_that_it_has_synced_loses_it(powered: Powered) -> None:
+async def test_a_disk_that_only_says_that_it_has_synced_loses_it(machines: Machines) -> None:
     """The proof can fail: the same with the write-ahead log's syncs switched off."""
-    cluster, machine = powered(1, forgets="-wal")
+    cluster, machine = machines(1, forgets="-wal")
     assert len(await _told_after_the_loss(cluster, machine)) < SAID
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("nodes", [1, 2])
-async def test_power_is_lost_under_load(powered: Powered, tmp_path: Path, told: Told, nodes: int) -> None:
-    cluster, machine = powered(nodes)
+async def test_power_is_lost_under_load(machines: Machines, tmp_path: Path, told: Told, nodes: int) -> None:
+    cluster, machine = machines(nodes)
     load = Load(cluster, tmp_path)
     await load.prepare()
     lost: list[int] = []

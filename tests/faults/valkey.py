@@ -1,16 +1,38 @@
-"""Valkey servers of a test's own, as replicas of each other, on ports of the loopback."""
+"""Commands to a Valkey, whichever it is; and servers of a test's own, as replicas of each other, on ports of the loopback."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import create_connection, socket
+from socket import AF_INET, AF_UNIX, socket
 
+import hiredis
 import trio
 
 from chatd.adapters.valkey import find_program
+
+
+def call(where: Path | int, *words: str) -> bytes:
+    """One command to the server of that unix socket, or port; the beginning of its answer. Raises OSError."""
+    with socket(AF_INET if isinstance(where, int) else AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", where) if isinstance(where, int) else str(where))
+        sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # the stub wants one word
+        return sock.recv(65536)
+
+
+async def patiently(attempt: Callable[[], bytes], until: bytes = b"") -> bytes:
+    """Its answer, as soon as there is one (and no OSError) with ``until`` in it."""
+    with trio.fail_after(60):
+        while True:
+            try:
+                if until in (answer := await trio.to_thread.run_sync(attempt)):
+                    return answer
+            except OSError:
+                pass
+            await trio.sleep(0.05)
 
 
 class Valkey:
@@ -24,22 +46,9 @@ class Valkey:
         options += ["--repl-diskless-sync-delay", "0"]
         self.process = subprocess.Popen([find_program(), *options], stdout=subprocess.DEVNULL)
 
-    def call(self, *words: str) -> bytes:
-        """One command; the beginning of its answer. Raises OSError."""
-        with create_connection(("127.0.0.1", self.port), 10) as sock:
-            sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in words))
-            return sock.recv(65536)
-
     async def ask(self, *words: str, until: bytes = b"") -> bytes:
-        """The same, tried until it is there, and its answer has that in it."""
-        with trio.fail_after(60):
-            while True:
-                try:
-                    if until in (answer := await trio.to_thread.run_sync(self.call, *words)):
-                        return answer
-                except OSError:
-                    pass
-                await trio.sleep(0.05)
+        """One command, tried until the server is there, and its answer has that in it."""
+        return await patiently(lambda: call(self.port, *words), until)
 
     def kill(self) -> None:
         """kill -9; what it had is gone."""

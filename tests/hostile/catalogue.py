@@ -12,22 +12,9 @@ from dataclasses import dataclass, field
 
 import cbor2
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-KEY = b"\x37\xfa\x21\x3d"
+from tests.client_frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
+
 LIMIT = 64 * 1024
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
-    """A client's, as section 5.2 of RFC 6455 draws it."""
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    size = len(payload)
-    if size < 126:
-        head += bytes([0x80 | size])
-    elif size < 65536:
-        head += bytes([0x80 | 126]) + size.to_bytes(2, "big")
-    else:
-        head += bytes([0x80 | 127]) + size.to_bytes(8, "big")
-    return head + KEY + bytes(byte ^ KEY[at % 4] for at, byte in enumerate(payload))
 
 
 @dataclass(frozen=True)

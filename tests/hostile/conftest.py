@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
-from tests.e2e.cluster import OPENED, Cluster
+from tests.e2e.cluster import Cluster, close_opened
 
 FREELY = """
 [limits]
@@ -31,5 +30,4 @@ def pair(tmp_path: Path) -> Iterator[Cluster]:
 async def no_stream_left() -> AsyncIterator[None]:
     """For modules whose tests are all of Trio's."""
     yield
-    while OPENED:
-        await trio.aclose_forcefully(OPENED.pop())
+    await close_opened()

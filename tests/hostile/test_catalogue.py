@@ -12,9 +12,10 @@ import cbor2
 import pytest
 import trio
 
+from tests.client_frames import BINARY, CLOSE, PING, PONG, TEXT, frame
 from tests.e2e.cluster import Cluster
 from tests.faults.load import upgraded
-from tests.hostile.catalogue import BINARY, CLOSE, PING, PONG, TEXT, Vector, frame, vectors
+from tests.hostile.catalogue import Vector, vectors
 
 GUARD = 60.0
 CHOPPED_BYTES = 700

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer
-from tests.hostile.http_client import Answer, post, post_now
+from tests.e2e.http_client import Answer, post, post_now
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
 Told = Callable[[str], None]

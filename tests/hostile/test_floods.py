@@ -10,9 +10,10 @@ import pytest
 import trio
 from chatd_protocol import codes
 
+from tests.client_frames import BINARY, CONTINUATION, PING, PONG, frame
 from tests.e2e.cluster import Cluster, Peer, metric
 from tests.faults.faults import resident
-from tests.hostile.catalogue import BINARY, CONTINUATION, LIMIT, PING, PONG, beat, frame
+from tests.hostile.catalogue import LIMIT, beat
 from tests.hostile.conftest import FREELY
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")

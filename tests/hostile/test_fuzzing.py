@@ -19,9 +19,9 @@ from chatd_protocol.codec import MAX_CLIENT_BYTES
 
 from chatd.listener import head as heads
 from chatd.wire import frames
+from tests.client_frames import BINARY, TEXT, frame
 from tests.e2e.cluster import Cluster, metric
 from tests.faults.load import upgraded
-from tests.hostile.catalogue import BINARY, TEXT, frame
 from tests.hostile.fuzzing import READERS, Reader, fault_of, heap_of, hunt
 from tests.hostile.test_catalogue import Raw
 

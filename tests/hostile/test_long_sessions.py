@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer
-from tests.hostile.http_client import post
+from tests.e2e.http_client import post
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
 Told = Callable[[str], None]
@@ -85,7 +84,7 @@ async def test_nothing_comes_after_the_end(pair: Cluster, told: Told, how: str) 
 
 async def signed_in(cluster: Cluster) -> str:
     answer = await post(cluster.server(0), "/v1/tokens", name="ann", password=OLD)
-    token: str = json.loads(answer.body)["token"]
+    token: str = answer.json["token"]
     return token
 
 

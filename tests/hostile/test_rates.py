@@ -6,7 +6,6 @@ a Valkey; here the addresses are real ones, of the loopback interface.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import trio
 
 from tests.e2e.cluster import Cluster, Peer
-from tests.hostile.http_client import Answer, exchange, other_addresses, parsed, post, request
+from tests.e2e.http_client import Answer, get, other_addresses, post
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
 Told = Callable[[str], None]
@@ -46,8 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def _get(cluster: Cluster) -> Attempt:
     async def attempt(node: int, source: str, number: int) -> Answer:
-        asked = request("GET", "/v1/rate-limit")
-        return parsed(await trio.to_thread.run_sync(exchange, cluster.server(node).port, asked, source))
+        return await get(cluster.server(node), "/v1/rate-limit", source=source)
 
     return attempt
 
@@ -70,7 +68,7 @@ async def allowed_of(attempt: Attempt, source: str, tries: int) -> tuple[int, fl
             answer = await attempt(number, source, number)
             counted[0] += answer.status != 429
             if answer.status == 429:
-                assert json.loads(answer.body)["error"]["code"] == "rate_limited"
+                assert answer.json["error"]["code"] == "rate_limited"
                 assert int(answer.headers["retry-after"]) > 0
 
     async with trio.open_nursery() as nursery:

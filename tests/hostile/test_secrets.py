@@ -20,8 +20,8 @@ import trio
 
 from chatd.accounts.signing_key import FILE_NAME, load_key
 from tests.e2e.cluster import Cluster, Peer, Server
+from tests.e2e.http_client import exchange, post, request
 from tests.faults.faults import children_of
-from tests.hostile.http_client import exchange, post, request
 from tests.hostile.raw_redis import RawRedis, raw_redis
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
@@ -114,7 +114,7 @@ async def sign_up(cluster: Cluster, answers: Answers) -> str:
                 answers.append((await post(server, path, name=name, password=wrong, new_password=new)).body)
             await sent(server, answers, *[request("POST", path, body.encode()) for body in bodies])
     assert (await post(other, "/v1/password", name="ann", password=right, new_password=new, device="x")).status == 200
-    token: str = json.loads((await post(one, "/v1/tokens", name="ann", password=new)).body)["token"]
+    token: str = (await post(one, "/v1/tokens", name="ann", password=new)).json["token"]
     return token
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.client_frames import KEY
 from tests.e2e.certificate import make_certificate
 from tests.e2e.cluster import Cluster, Peer, metric
-from tests.hostile.catalogue import KEY
-from tests.hostile.http_client import HOME, other_addresses
+from tests.e2e.http_client import HOME, other_addresses
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
 Told = Callable[[str], None]

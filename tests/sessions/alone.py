@@ -20,14 +20,7 @@ from chatd.sessions.node import page_bytes
 from chatd.sessions.session import Session
 from chatd.sessions.wheel import TimingWheel
 from chatd.store.writer import Writer
-
-BINARY, TEXT, PING = 2, 1, 9
-
-
-def client_frame(payload: bytes, opcode: int = BINARY) -> bytes:
-    """Masked with zeros."""
-    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
-    return bytes([0x80 | opcode]) + size + b"\0\0\0\0" + payload
+from tests.client_frames import BINARY, CLOSE, frame
 
 
 def said_in(data: bytes) -> list[dict[str, Any]]:
@@ -39,7 +32,7 @@ def said_in(data: bytes) -> list[dict[str, Any]]:
         payload, opcode = data[head : head + size], data[0] & 0x0F
         if opcode == BINARY:
             messages.append(cbor2.loads(payload))
-        elif opcode == 8:
+        elif opcode == CLOSE:
             messages.append({"close": int.from_bytes(payload[:2], "big")})
         data = data[head + size :]
     return messages
@@ -129,4 +122,4 @@ class Alone:
         return self
 
     def say(self, *messages: dict[str, Any]) -> None:
-        self.session.data_received(b"".join(client_frame(cbor2.dumps(message)) for message in messages))
+        self.session.data_received(b"".join(frame(BINARY, cbor2.dumps(message)) for message in messages))

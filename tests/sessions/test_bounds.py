@@ -17,7 +17,8 @@ from chatd.sessions.actor import run_session
 from chatd.sessions.replay import STALL_SECONDS, wait_for_peer
 from chatd.sessions.requests import answer
 from chatd.sessions.session import FRAGMENT_SECONDS
-from tests.sessions.alone import PING, TEXT, Alone, client_frame
+from tests.client_frames import BINARY, PING, TEXT, frame
+from tests.sessions.alone import Alone
 
 HELLO = {"t": "hello", "token": "x", "device": "phone"}
 
@@ -37,7 +38,7 @@ async def test_who_says_no_hello_is_told_so_and_closed(autojump_clock: trio.test
     async def ping() -> None:
         while True:
             await trio.sleep(1)
-            alone.session.data_received(client_frame(b"x", PING))
+            alone.session.data_received(frame(PING, b"x"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ping)
@@ -86,7 +87,7 @@ async def test_a_fault_in_a_session_ends_it_alone() -> None:
 async def test_frames_beyond_the_rate_end_the_session(mock_clock: trio.testing.MockClock) -> None:
     """Of whatever kind, ten times as many as messages; who keeps to it goes on."""
     alone = Alone(messages_per_second=1.0, messages_burst=1)
-    ping = client_frame(b"", PING)
+    ping = frame(PING)
     alone.session.data_received(ping * 10)
     assert alone.session.ended is None
     mock_clock.jump(1)
@@ -99,7 +100,7 @@ async def test_frames_beyond_the_rate_end_the_session(mock_clock: trio.testing.M
 async def test_frames_of_the_other_kind_end_the_session() -> None:
     """A session of binary messages has no texts."""
     alone = Alone()
-    alone.session.data_received(client_frame(b"{}", TEXT))
+    alone.session.data_received(frame(TEXT, b"{}"))
     assert alone.link.said == [{"close": 1003}]
 
 
@@ -263,12 +264,12 @@ async def test_the_end_of_its_token_ends_a_session(mock_clock: trio.testing.Mock
     assert alone.link.said[-1] == {"close": 4201}
 
 
-@pytest.mark.parametrize("between", [b"", client_frame(b"", PING)], ids=["alone", "with pings"])
+@pytest.mark.parametrize("between", [b"", frame(PING)], ids=["alone", "with pings"])
 async def test_a_message_that_takes_too_long_ends_the_session(mock_clock: trio.testing.MockClock, between: bytes) -> None:
     """A byte, or an empty fragment, now and then is no silence, and holds a connection for nothing."""
     mock_clock.jump(100)
     alone = Alone().live()
-    alone.session.data_received(client_frame(cbor2.dumps(request(1)))[:3] if not between else b"\x02\x80\0\0\0\0")
+    alone.session.data_received(frame(BINARY, cbor2.dumps(request(1)))[:3] if not between else frame(BINARY, fin=False))
     for _ in range(int(FRAGMENT_SECONDS)):
         mock_clock.jump(1)
         alone.session.data_received(between or b"\0")

@@ -15,8 +15,8 @@ from chatd.adapters.sqlite.store import SqliteStore, open_store
 from chatd.assembly import Assembly
 from chatd.config import Config
 from chatd.delivery.envelope import NODE_BYTES
+from chatd.listener.listener import run_on_stream
 from chatd.ops.metrics import Metrics
-from chatd.sessions.actor import run_session
 from chatd.sessions.session import Session
 from chatd.store.port import Store
 from chatd.wire.link import Cork
@@ -120,17 +120,9 @@ class SimulatedNode:
         assert core is not None
         session = Session(core.node, Encoding.CBOR, "simulated", secrets.token_hex(8))
         limits = self._config.limits
-        session.link = link = StreamLink(stream, session, max_bytes=limits.outbox_bytes, max_frames=limits.outbox_frames)
-        core.node.add(session)
+        link = StreamLink(stream, session, max_bytes=limits.outbox_bytes, max_frames=limits.outbox_frames)
         self.streams[stream] = None
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(link.run)
-                try:
-                    await run_session(session, core.node)
-                    await link.wait_ended()
-                finally:
-                    link.abort()
+            await run_on_stream(core.node, session, link)
         finally:
             del self.streams[stream]
-            del core.node.sessions[session.session_id]

@@ -6,6 +6,7 @@ import json
 import socket
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +24,10 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
 
     @property
     def told(self) -> tuple[int, bytes, dict[str, str]]:
@@ -66,6 +71,11 @@ def post_now(server: Server, path: str, source: str = HOME, **body: str) -> Answ
 
 async def post(server: Server, path: str, source: str = HOME, **body: str) -> Answer:
     return await trio.to_thread.run_sync(partial(post_now, server, path, source, **body))
+
+
+async def get(server: Server, path: str, *lines: bytes, source: str = HOME) -> Answer:
+    """``lines``: more headers, as they are."""
+    return parsed(await trio.to_thread.run_sync(exchange, server.port, request("GET", path, b"", *lines), source))
 
 
 def other_addresses(count: int) -> list[str]:
