@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 from chatd.logs import configure_logging
@@ -60,11 +61,11 @@ def run_seeds(seeds: Iterable[int], jobs: int, keep: Path | None = None) -> Iter
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawning, initializer=configure_logging, initargs=("critical", "json")) as pool:
         waiting = iter(seeds)
-        flying = [pool.submit(run_seed, seed, keep) for seed, _ in zip(waiting, range(jobs * AHEAD), strict=False)]
+        flying = [pool.submit(run_seed, seed, keep) for seed in islice(waiting, jobs * AHEAD)]
         try:
             while flying:
                 yield flying.pop(0).result()
-                flying += [pool.submit(run_seed, seed, keep) for seed, _ in zip(waiting, range(1), strict=False)]
+                flying += [pool.submit(run_seed, seed, keep) for seed in islice(waiting, 1)]
         finally:
             for one in flying:
                 one.cancel()
