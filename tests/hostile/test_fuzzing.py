@@ -92,7 +92,7 @@ GUARDS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_guard_that_is_off_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hunt_finds_what_a_guard_was_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hunt is one: it finds what the guard was for, and tells it as a file that shows it again."""
     assert not hunt(READERS[name], 1, 300)
     GUARDS[name](monkeypatch)
