@@ -11,7 +11,7 @@ from tests.guards.trial import Trials
 
 
 @pytest.fixture(scope="session")
-def trials(request: pytest.FixtureRequest, rows: list[tuple[str, str]]) -> Iterator[Trials]:
+def trials(request: pytest.FixtureRequest, figure_rows: list[tuple[str, str]]) -> Iterator[Trials]:
     """One row in the table at the end."""
     asked = [
         str(item.callspec.params["off"]) for item in request.session.items
@@ -25,4 +25,4 @@ def trials(request: pytest.FixtureRequest, rows: list[tuple[str, str]]) -> Itera
     each = "each caught by its tests" if caught == len(made.done) else f"of which {len(made.done) - caught} nobody caught"
     slowest = max((trial.seconds for trial in made.done), default=0.0)
     row = f"{len(made.done)} guards, {each}, in {made.seconds:.0f} s; the slowest {slowest:.0f} s"
-    rows.append(("every guard off once", row))
+    figure_rows.append(("every guard off once", row))
