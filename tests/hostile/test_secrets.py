@@ -206,7 +206,7 @@ def pages_of(server: Server) -> bytes:
 def processes_of(cluster: Cluster) -> dict[str, bytes]:
     """What others on the machine may see of the nodes and of Valkey; nothing where there is no /proc."""
     pids = [server.process.pid for server in cluster.servers]
-    pids += [child for server in cluster.servers for child in children_of(server)]
+    pids += [child for server in cluster.running for child in children_of(server)]
     paths = [Path(f"/proc/{pid}/{name}") for pid in pids for name in ("cmdline", "environ", "comm")]
     return {str(path): path.read_bytes() for path in paths if path.exists()}
 
