@@ -20,11 +20,13 @@ import trio
 from chatd_proof.verdict import percentile
 
 from tests.client_frames import BINARY, frame
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, Server
+from tests.faults.injections import worked_seconds
 from tests.faults.load import upgraded
 
 TICK = 0.02
 PATIENCE = 2.0
+DEADLINE_SECONDS = 300.0
 WINDOW = 64
 """Messages under way for each sender, where nothing is planned, and always for one that is bounded."""
 SETTLED = 2.0
@@ -35,7 +37,8 @@ LIVE = cbor2.dumps("live")
 
 @dataclass
 class Span:
-    """What happened in a part of the run. ``latency``: seconds from when it was due to its ack."""
+    """What happened in a part of the run. ``latency``: seconds from when it was due to its ack. ``worked``: seconds of a
+    processor that the node took."""
 
     name: str
     seconds: float
@@ -43,12 +46,18 @@ class Span:
     acked: int = 0
     refused: int = 0
     given_up: int = 0
+    worked: float = 0.0
     latency: list[float] = field(default_factory=list, repr=False)
 
     @property
     def rate(self) -> float:
         """Acknowledged a second: the goodput."""
         return self.acked / self.seconds
+
+    @property
+    def rate_of_work(self) -> float:
+        """Acknowledged for each second of a processor: the goodput of one who may have so much, and may have had less."""
+        return self.acked / self.worked
 
 
 @dataclass
@@ -152,9 +161,10 @@ def _frame_end(data: bytearray) -> tuple[int, int] | None:
 
 @dataclass
 class Flood:
-    """All senders; ``rate``: messages a second of all together, or None for as many as ``WINDOW`` lets under way. ``acks``: when
-    each came, and when what it is for was due; of those who are not bounded, and of those who are."""
+    """All senders to one node; ``rate``: messages a second of all together, or None for as many as ``WINDOW`` lets under way.
+    ``acks``: when each came, and when what it is for was due; of those who are not bounded, and of those who are."""
 
+    server: Server
     senders: list[Sender] = field(default_factory=list)
     rate: float | None = None
     byes: list[str] = field(default_factory=list)
@@ -164,13 +174,18 @@ class Flood:
     async def during(self, name: str, seconds: float, rate: float | None) -> Span:
         """So much of it."""
         self.rate, self.span = rate, Span(name, seconds)
+        began = worked_seconds(self.server)
         await trio.sleep(seconds)
+        self.span.worked = worked_seconds(self.server) - began
         return self.span
 
-    async def drained(self, moment: float) -> None:
-        """Until nothing is under way any more that was due before that moment."""
-        while any(due_at < moment for sender in self.senders for due_at in sender.under_way.values()):
-            await trio.sleep(TICK)
+    async def rest(self, rate: float) -> None:
+        """So much of it, until nothing is under way any more that was due before."""
+        began = trio.current_time()
+        self.rate, self.span = rate, Span("rest", 1)
+        with trio.fail_after(DEADLINE_SECONDS):
+            while any(due_at < began for sender in self.senders for due_at in sender.under_way.values()):
+                await trio.sleep(TICK)
 
     def recovery(self, over: float, before: Span) -> str:
         """Figures of what came after the moment at which too much was ``over``."""
@@ -189,7 +204,7 @@ class Flood:
 @asynccontextmanager
 async def flood(cluster: Cluster, users: int) -> AsyncIterator[Flood]:
     """So many connected users, in pairs, who do nothing yet."""
-    made = Flood(rate=0.0001)
+    made = Flood(cluster.server(0), rate=0.0001)
     try:
         for number in range(users):
             stream = await entered(cluster, f"f{number}")
@@ -226,6 +241,6 @@ def told_of(spans: Sequence[Span]) -> str:
     """One line for all of them."""
     return "; ".join(
         f"{span.name} {span.rate:,.0f}/s (p99 {percentile(Counter(span.latency), 0.99):.2f} s, {span.refused:,} refused, "
-        f"{span.given_up:,} given up)"
+        f"{span.given_up:,} given up, {span.worked / span.seconds:.2f} processors)"
         for span in spans
     )

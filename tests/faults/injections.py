@@ -146,6 +146,12 @@ def descriptors(server: Server) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
+def worked_seconds(server: Server) -> float:
+    """Of a processor, since it began."""
+    after_name = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(server: Server) -> int:
     """KiB."""
     return int(_field(Path(f"/proc/{server.process.pid}/status"), "VmRSS").split()[0])

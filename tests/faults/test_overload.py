@@ -18,7 +18,8 @@ pytestmark = pytest.mark.long
 USERS = 100
 SECONDS = 15.0
 LEAST_SHARE = 0.5
-"""Of the capacity, under overload: ratios within one run, whatever the machine."""
+"""Of the capacity, under overload: ratios within one run. Of the processor that it had, where that is what is short: others may
+have had it."""
 DEADLINE_SECONDS = 300.0
 BOUND_MIB = 256
 """The writer's mailbox (64 MiB) and what the sessions may hold, with Python's share of it."""
@@ -42,18 +43,20 @@ async def test_more_than_it_can_take(clusters: Clusters, machines: Machines, rep
             watching.start_soon(_watch, server, seen)
             await storm.during("begin", 2, None)
             capacity = await storm.during("capacity", SECONDS, None)
-            await storm.during("rest", 3, 0.1 * capacity.rate)
+            await storm.rest(0.1 * capacity.rate)
             before = await storm.during("before", SECONDS, 0.5 * capacity.rate)
             twice = await storm.during("2 x", SECONDS, 2.0 * capacity.rate)
             five_times = await storm.during("5 x", SECONDS, 5.0 * capacity.rate)
             over = trio.current_time()
             back = await storm.during("back", SECONDS, 0.1 * capacity.rate)
-            with trio.fail_after(DEADLINE_SECONDS):
-                await storm.drained(over)
+            await storm.rest(0.1 * capacity.rate)
             after = await storm.during("after", SECONDS, 0.5 * capacity.rate)
             watching.cancel_scope.cancel()
     assert five_times.offered > 2 * five_times.acked, "there was more than it could take"
-    assert min(twice.rate, five_times.rate) >= LEAST_SHARE * capacity.rate
+    if short == "processor":
+        assert min(twice.rate_of_work, five_times.rate_of_work) >= LEAST_SHARE * capacity.rate_of_work
+    else:
+        assert min(twice.rate, five_times.rate) >= LEAST_SHARE * capacity.rate
     assert after.refused == 0
     assert after.rate >= 0.9 * before.rate, "it has not come back"
     assert (max(seen) - seen[0]) / 1024 < BOUND_MIB
