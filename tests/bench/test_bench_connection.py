@@ -12,7 +12,7 @@ from chatd_bench.load import Load
 
 from chatd.wire.frames import FrameParser
 
-GUARD = 60
+DEADLINE_SECONDS = 60
 """Seconds, against hanging for ever on a busy machine; no test measures by it."""
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
@@ -20,7 +20,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as made:
-        made.settimeout(GUARD)
+        made.settimeout(DEADLINE_SECONDS)
         yield made
 
 
@@ -32,7 +32,7 @@ def opened(plan, listener):
     load.connect(connection, 0)
     peer, _ = listener.accept()
     with peer:
-        peer.settimeout(GUARD)
+        peer.settimeout(DEADLINE_SECONDS)
         yield load.loop, connection, peer
     load.loop.close()
 
@@ -60,8 +60,8 @@ def test_handshake_hello_and_live(opened, framed) -> None:
     data = SWITCH + framed({"t": "welcome", "heartbeat_ms": 9000}) + framed({"t": "live"})
     for at in range(0, len(data), 11):
         peer.sendall(data[at : at + 11])
-        loop.turn(GUARD)
-    loop.turn_until(lambda: connection.live, GUARD, "live")
+        loop.turn(DEADLINE_SECONDS)
+    loop.turn_until(lambda: connection.live, DEADLINE_SECONDS, "live")
     assert connection.heartbeat_s == 3.0
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_does_not_want_us_ends_the_run(opened, answer: bytes, said
     peer.sendall(answer)
     peer.shutdown(socket.SHUT_WR)
     with pytest.raises(RunFailed, match=said):
-        loop.turn_until(lambda: False, GUARD, "an end")
+        loop.turn_until(lambda: False, DEADLINE_SECONDS, "an end")
 
 
 def test_what_the_kernel_does_not_take_follows_later(opened) -> None:
@@ -102,7 +102,7 @@ def test_what_the_kernel_does_not_take_follows_later(opened) -> None:
                 got.extend(peer.recv(1 << 20))
         return len(got) >= len(wanted)
 
-    loop.turn_until(complete, GUARD, "all of it")
+    loop.turn_until(complete, DEADLINE_SECONDS, "all of it")
     assert bytes(got) == wanted
 
 
@@ -120,5 +120,5 @@ def test_a_ping_is_answered(opened) -> None:
         return bool(frames)
 
     # One turn reads once, and the upgrade and the ping may come in two pieces.
-    loop.turn_until(answered, GUARD, "a pong")
+    loop.turn_until(answered, DEADLINE_SECONDS, "a pong")
     assert frames == [(0xA, b"abc")]

@@ -30,12 +30,12 @@ from chatd_bench.servers.server import Needs, Running
 from chatd_bench.traffic import Order, Traffic
 
 HERE = Path(chatd_bench.__file__).parent.parent
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 LONG = ("dm", "--connections", "4", "--warmup", "0", "--seconds", "50")
 
 
 def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + GUARD
+    end = time.monotonic() + DEADLINE_SECONDS
     while not done():
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.05)
@@ -80,7 +80,7 @@ def test_who_ends_the_harness_ends_all_of_it(harness, tmp_path: Path, number: in
     everybody = family([harness.pid])
     assert any(tmp_path.iterdir())
     (os.killpg if group else os.kill)(harness.pid, number)
-    _, said = harness.communicate(timeout=GUARD)
+    _, said = harness.communicate(timeout=DEADLINE_SECONDS)
     assert harness.returncode == status
     assert "Traceback" not in said_before + said
     assert said.splitlines()[-1].startswith(f"interrupted by {signal.Signals(number).name}")
@@ -96,7 +96,7 @@ def test_who_ignores_a_signal_goes_on_ignoring_it() -> None:
         with endings.told_to_end() as ending:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(GUARD)
+            time.sleep(DEADLINE_SECONDS)
         assert ending.status(130) == 143
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -21,7 +21,7 @@ from chatd_bench.websocket import server_frame_head
 from chatd.wire.frames import FrameParser
 
 BODY_BYTES = 60
-GUARD = 60
+DEADLINE_SECONDS = 60
 ALICE, BOB = User(0, "alice"), User(1, "bob-x")
 PAIR = Channel(0, "pair", "pair", (ALICE, BOB))
 AT = 1795000000000
@@ -73,7 +73,7 @@ class Bench:
         self.sockets = [socket.socketpair() for _ in range(2)]
         for user, (ours, theirs) in zip((ALICE, BOB), self.sockets, strict=True):
             ours.setblocking(False)
-            theirs.settimeout(GUARD)
+            theirs.settimeout(DEADLINE_SECONDS)
             session = Session(user, cseq=7, facts={"heartbeat_ms": "1000000"})
             self.engine.add(ours.fileno(), b"", session, [Membership(PAIR, "c", 1, writes=True)])
         self.alice, self.bob = (theirs for _, theirs in self.sockets)
@@ -244,7 +244,7 @@ def test_marks_pings_and_windows(bench, server, dialect) -> None:
         frames += parser.feed(bench.bob.recv(65536))
     assert dialect.decode(frames[0][1]) == {"t": "delivered", "conv": "c", "seq": 21}
     assert frames[1] == (0xA, b"abc")
-    bench.engine.fill(2, time.monotonic() + GUARD)
+    bench.engine.fill(2, time.monotonic() + DEADLINE_SECONDS)
     bench.run()
     assert bench.engine.totals().sent == 4
     bench.bob.sendall(server.ack(22, 8))
@@ -254,11 +254,11 @@ def test_marks_pings_and_windows(bench, server, dialect) -> None:
 
 def test_a_slow_reader_may_be_sent_away(bench, server) -> None:
     """It is read so many bytes a second, counts no more, and its end is no fault."""
-    bench.engine.read_slowly(1, 0, time.monotonic() + GUARD)
+    bench.engine.read_slowly(1, 0, time.monotonic() + DEADLINE_SECONDS)
     bench.bob.sendall(server.event(2, 1))
     bench.run()
     assert bench.engine.totals().delivered == 0
-    bench.engine.read_slowly(1, 10_000_000, time.monotonic() + GUARD)
+    bench.engine.read_slowly(1, 10_000_000, time.monotonic() + DEADLINE_SECONDS)
     bench.bob.sendall(server.frame({"t": "bye", "code": 4100}))
     while not bench.engine.closed(1):
         bench.run()

@@ -10,7 +10,7 @@ import trio
 
 from chatd.bus.port import Bus, OnLost, OnMessage
 
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 """Against hanging for ever on a busy machine; no test measures by it."""
 
 
@@ -82,7 +82,7 @@ async def heard(speaker: Node, listener: Node, channel: bytes, payload: bytes) -
 @contextmanager
 def guarded() -> Iterator[None]:
     """A deadline for the whole block."""
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         yield
 
 

@@ -149,7 +149,7 @@ class Checker:
         return self._observed.log[place[0]].get(place[1]) if place[0] in self._observed.log else None
 
     def _judge_membership_changes(self) -> None:
-        """A change of members that was answered with yes is in the log, as often."""
+        """A change of members that was answered with yes is in the log, at least once."""
         wanted: Counter[tuple[str, str, str]] = Counter()
         for asked in self._observed.verdict.done:
             for user in asked.users:

@@ -29,6 +29,7 @@ from chatd_proof.history import (
     Sent,
     WentLive,
     content_of,
+    digest_of_message,
 )
 
 Connect = Callable[[], Awaitable[tuple[trio.abc.Stream, bytes] | None]]
@@ -48,13 +49,6 @@ FINAL = frozenset({"forbidden", "not_found", "too_late"})
 """Refusals that mean never: the change is given up, and its number is free."""
 RETRIED = frozenset({"unavailable", "overloaded", "rate_limited", "cseq_gap", "out_of_place"})
 """Refusals after which the same is said again."""
-
-
-def content(message: dict[str, Any]) -> str:
-    """Of an event, or of what is said; empty where a delete has taken it out."""
-    if message.get("kind") in ("message", "edit") and not message.get("body"):
-        return ""
-    return content_of({key: value for key, value in message.items() if key not in ("deleted", "edited")})
 
 
 @dataclass
@@ -203,7 +197,7 @@ class Client:
     def _heard(self, message: dict[str, Any]) -> None:
         now, kind = trio.current_time(), message["t"]
         if kind == "event":
-            self.note(Delivered(now, self._session, message["conv"], message["seq"], content(message)))
+            self.note(Delivered(now, self._session, message["conv"], message["seq"], digest_of_message(message)))
             self.have[message["conv"]] = message["seq"]
         elif kind == "ack":
             self._acknowledged(message, now)
@@ -298,6 +292,11 @@ class Client:
     async def mark(self, conv: str) -> None:
         """Say how far one has it. Raises BrokenResourceError, ClosedResourceError where the session is over."""
         await self._say({"t": "delivered", "conv": conv, "seq": self.have[conv]})
+
+    async def cut(self) -> None:
+        """Be cut off, without a goodbye, where it is connected."""
+        if self._stream is not None:
+            await trio.aclose_forcefully(self._stream)
 
     async def ask(self, what: str, conv: str, users: list[str]) -> bool:
         """A change of members, if there is a session now."""

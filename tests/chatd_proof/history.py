@@ -158,6 +158,9 @@ Record = (
     Began | Opened | WentLive | Closed | Sent | Acked | Refused | Delivered | Asked | Answered | Stored | Described | Settled
 )
 
+Happened = Opened | WentLive | Closed | Sent | Acked | Refused | Delivered | Asked | Answered | Settled
+"""What has a moment."""
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
@@ -168,6 +171,22 @@ def content_of(fields: Mapping[str, Any]) -> str:
     if "body" in own and "target" not in own:
         own.setdefault("type", "text")
     return blake2b(cbor2.dumps(own, canonical=True), digest_size=8).hexdigest()
+
+
+def digest_of_message(message: Mapping[str, Any]) -> str:
+    """``content_of`` an event, or of what is said; empty where a delete has taken it out."""
+    if message.get("kind") in ("message", "edit") and not message.get("body"):
+        return ""
+    return content_of({key: value for key, value in message.items() if key not in ("deleted", "edited")})
+
+
+def stored(place: tuple[str, int], sender: str, fields: Mapping[str, Any], *, everything: bool, reader: str = "") -> Stored:
+    """The record of an event, by its own fields, ``kind`` among them. ``everything``: its group shows all to new members."""
+    kind = fields["kind"]
+    users = [fields["user"]] if kind in ("joined", "left") else []
+    if kind == "created":
+        users = sorted({sender, *fields["members"]})
+    return Stored(*place, kind, sender, digest_of_message(fields), users, everything and kind == "created", reader)
 
 
 def encoded(record: Record) -> bytes:

@@ -8,9 +8,7 @@ from pathlib import Path
 import cbor2
 
 from chatd.adapters.sqlite.store import open_store
-from chatd.conversations.operations import Event
-from chatd_proof.client import content
-from chatd_proof.history import Described, Stored
+from chatd_proof.history import Described, Stored, stored
 
 PAGE = 500
 
@@ -29,19 +27,9 @@ async def read_logs(path: Path, histories: Mapping[str, str]) -> AsyncIterator[S
             after = 0
             while events := await store.log(conv, after, PAGE):
                 for event in events:
-                    yield _stored(event, everything=histories.get(conv) == "all")
+                    fields = {**cbor2.loads(event.payload), "kind": event.kind}
+                    yield stored((conv, event.seq), event.sender, fields, everything=histories.get(conv) == "all")
                 after = events[-1].seq
             audience = (await store.audiences([conv])).get(conv)
             if audience is not None and audience.dm:
                 yield Described(conv, sorted(set(audience.dm)))
-
-
-def _stored(event: Event, *, everything: bool) -> Stored:
-    fields = cbor2.loads(event.payload)
-    users: list[str] = []
-    if event.kind == "created":
-        users = sorted({event.sender, *fields["members"]})
-    elif event.kind in ("joined", "left"):
-        users = [fields["user"]]
-    said = content({**fields, "kind": event.kind})
-    return Stored(event.conv, event.seq, event.kind, event.sender, said, users, everything and event.kind == "created")

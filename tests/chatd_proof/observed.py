@@ -7,9 +7,7 @@ What is wrong as soon as it is seen (two contents at one place, two acks for one
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from chatd_proof.history import (
     UNKNOWN_CODES,
@@ -20,6 +18,7 @@ from chatd_proof.history import (
     Closed,
     Delivered,
     Described,
+    Happened,
     Opened,
     Record,
     Refused,
@@ -69,7 +68,7 @@ class Observed:
         self.attempts: dict[Send, Attempt] = {}
         self.seen: dict[Place, str] = {}
         self.log: dict[str, dict[int, Stored]] = defaultdict(dict)
-        self.changes: dict[tuple[str, int], Asked] = {}
+        self.member_requests: dict[tuple[str, int], Asked] = {}
         self.memberships: dict[str, Membership] = {}
         self._gone: dict[tuple[str, str], float] = {}
         self._out_at: dict[Place, float] = {}
@@ -78,10 +77,6 @@ class Observed:
         self.at_end: set[str] = set()
         self._first_at: float | None = None
         self._last_at = 0.0
-        self._acts: dict[type, Callable[[Any], None]] = {
-            Delivered: self._delivered, Sent: self._sent, Acked: self._acked, Refused: self._refused, Opened: self._opened,
-            WentLive: self._went_live, Closed: self._closed, Asked: self._asked, Answered: self._answered,
-        }  # fmt: skip
 
     @property
     def seconds(self) -> float:
@@ -92,29 +87,46 @@ class Observed:
 
     def feed(self, record: Record) -> None:
         """Take one record in."""
-        if isinstance(record, Stored):
-            self._stored(record)
-        elif isinstance(record, Described):
-            self.memberships[record.conv] = Membership.always(record.members)
-        elif isinstance(record, Began):
-            self.verdict.source = record.source
-        else:
-            self._first_at = record.at if self._first_at is None else self._first_at
-            self._last_at = record.at
-            self._happened(record)
+        match record:
+            case Stored():
+                self._stored(record)
+            case Described():
+                self.memberships[record.conv] = Membership.always(record.members)
+            case Began():
+                self.verdict.source = record.source
+            case _:
+                self._first_at = record.at if self._first_at is None else self._first_at
+                self._last_at = record.at
+                self._happened(record)
 
-    def _happened(self, record: Record) -> None:
-        if isinstance(record, Settled):
-            self.settled = True
-            self.at_end = {name for name, one in self.sessions.items() if one.live_at <= record.at and one.closed_at < 0}
-        else:
-            self._acts[type(record)](record)
+    def _happened(self, record: Happened) -> None:
+        match record:
+            case Delivered():
+                self._delivered(record)
+            case Sent():
+                self._sent(record)
+            case Acked():
+                self._acked(record)
+            case Refused():
+                self._refused(record)
+            case Opened() | WentLive() | Closed():
+                self._came_or_went(record)
+            case Asked():
+                self.member_requests[record.session, record.id] = record
+            case Answered():
+                self._answered(record)
+            case Settled():
+                self.settled = True
+                self.at_end = {name for name, one in self.sessions.items() if one.live_at <= record.at and one.closed_at < 0}
 
-    def _opened(self, record: Opened) -> None:
-        self.sessions[record.session] = Session(record.user, record.device, record.positions)
-
-    def _asked(self, record: Asked) -> None:
-        self.changes[record.session, record.id] = record
+    def _came_or_went(self, record: Opened | WentLive | Closed) -> None:
+        match record:
+            case Opened():
+                self.sessions[record.session] = Session(record.user, record.device, record.positions)
+            case WentLive():
+                self._went_live(record)
+            case Closed():
+                self._closed(record)
 
     def _session(self, name: str) -> Session:
         session = self.sessions.get(name)
@@ -152,6 +164,7 @@ class Observed:
 
     def _refused(self, record: Refused) -> None:
         self.verdict.figures["refused"] += 1
+        self.verdict.refusals[record.code] += 1
         send = self._session(record.session).asked.get(record.cseq)
         if send is not None and record.code not in UNKNOWN_CODES:
             self.attempts[send].open -= 1
@@ -168,7 +181,7 @@ class Observed:
             self.fault("order", f"session {record.session} received {conv}:{seq} after it was closed")
         out_at = self._out_at.setdefault((conv, seq), at)
         if session.live_at < out_at:
-            self.verdict.behind[round((at - out_at) * 1000)] += 1
+            self.verdict.behind_ms[round((at - out_at) * 1000)] += 1
         ranges = session.streams.setdefault(conv, [])
         if ranges and seq == ranges[-1][1] + 1:
             ranges[-1][1] = seq
@@ -190,7 +203,7 @@ class Observed:
         session.live_at = record.at
         gone = self._gone.pop((session.user, session.device), None)
         if gone is not None:
-            self.verdict.gaps.append(record.at - gone)
+            self.verdict.away_seconds.append(record.at - gone)
 
     def _closed(self, record: Closed) -> None:
         session = self._session(record.session)
@@ -199,11 +212,11 @@ class Observed:
             self._gone[session.user, session.device] = record.at
 
     def _answered(self, record: Answered) -> None:
-        asked = self.changes.get((record.session, record.id))
+        asked = self.member_requests.get((record.session, record.id))
         if asked is None:
             self.verdict.not_told.append(f"session {record.session} got an answer to {record.id}, which it never asked")
         elif record.code:
-            del self.changes[record.session, record.id]
+            del self.member_requests[record.session, record.id]
         else:
             self.verdict.looked_at["members"] += 1
             self.verdict.done.append(asked)

@@ -39,17 +39,19 @@ class Fault:
 
 @dataclass
 class Verdict:
-    """``looked_at``: by question, of how many things it was asked. ``gaps``: seconds without a live session, for each return of
-    a device. ``behind``: how many deliveries to sessions that were live came so many milliseconds after the first of all who
-    received it. ``not_told``: what the history would have to tell to be a proof."""
+    """``looked_at``: by question, of how many things it was asked. ``refusals``: how many, by their code.
+    ``away_seconds``: without a live session, for each return of a device. ``behind_ms``: how many deliveries to sessions that
+    were live came so many milliseconds after the first of all who received it. ``not_told``: what the history would have to tell
+    to be a proof."""
 
     source: str = ""
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     looked_at: Counter[str] = field(default_factory=Counter)
     figures: Counter[str] = field(default_factory=Counter)
-    gaps: list[float] = field(default_factory=list)
-    behind: Counter[float] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    away_seconds: list[float] = field(default_factory=list)
+    behind_ms: Counter[float] = field(default_factory=Counter)
     done: list[Asked] = field(default_factory=list)
     not_told: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -79,10 +81,10 @@ def readable(verdict: Verdict) -> str:
         f"{verdict.source or 'history'}: {verdict.seconds:.1f} s", f"  {', '.join(asked)}",
         f"  {verdict.looked_at['unstored']:,} deliveries; {', '.join(heard)}",
     ]  # fmt: skip
-    if verdict.gaps:
-        lines.append(f"  away, per return of a device: {_spread(Counter[float](verdict.gaps))}")
-    if verdict.behind:
-        behind = Counter[float]({late / 1000: count for late, count in verdict.behind.items()})
+    if verdict.away_seconds:
+        lines.append(f"  away, per return of a device: {_spread(Counter[float](verdict.away_seconds))}")
+    if verdict.behind_ms:
+        behind = Counter[float]({late / 1000: count for late, count in verdict.behind_ms.items()})
         lines.append(f"  behind the first who received it: {_spread(behind)}")
     lines.append("")
     for kind, question in QUESTIONS.items():

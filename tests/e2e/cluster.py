@@ -38,6 +38,15 @@ ANSWER_SECONDS = 60
 START_SECONDS = 60
 """Guards against hanging for ever on a busy machine, not measures of speed."""
 
+FREELY = """
+[limits]
+messages_per_second = 100000
+messages_burst = 100000
+connections_per_address = 10000
+connections_per_minute = 1000000
+"""
+"""Settings, where rate limits are not what is tried."""
+
 OPENED: list[trio.abc.Stream] = []
 """Every stream of the running test; ``close_opened`` is for the fixture at its end."""
 
@@ -270,9 +279,14 @@ class Cluster:
         claims = {"iss": "tests", "aud": "chatd", "sub": user, "iat": now, "exp": now + lifetime, "jti": os.urandom(8).hex()}
         return jwt.encode(claims, self.key, algorithm="EdDSA")
 
+    @property
+    def running(self) -> list[Server]:
+        """Those that have not ended, the oldest first."""
+        return [server for server in self.servers if server.process.poll() is None]
+
     def server(self, number: int) -> Server:
         """Node ``number``, counted round: on one node all are the same."""
-        running = [server for server in self.servers if server.process.poll() is None]
+        running = self.running
         if not running:
             raise ConnectionRefusedError("no node is running just now")
         return running[number % len(running)]

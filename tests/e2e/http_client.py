@@ -13,7 +13,7 @@ import trio
 
 from tests.e2e.cluster import Server
 
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 HOME = "127.0.0.1"
 
 
@@ -38,7 +38,7 @@ class Answer:
 
 def exchange(port: int, data: bytes, source: str = HOME) -> bytes:
     """Everything that is answered, to the end."""
-    with socket.create_connection((HOME, port), timeout=GUARD, source_address=(source, 0)) as sock:
+    with socket.create_connection((HOME, port), timeout=DEADLINE_SECONDS, source_address=(source, 0)) as sock:
         answer = b""
         try:
             sock.sendall(data)

@@ -9,19 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster, close_opened
+from tests.e2e.cluster import FREELY, Cluster, close_opened
 from tests.faults.machine import Machine
 
-FREELY = """
-[limits]
-messages_per_second = 1000
-messages_burst = 5000
-"""
-"""Rate limits are not what is tried."""
+Clusters = Callable[..., Cluster]
+Machines = Callable[..., tuple[Cluster, Machine]]
 
 
 @pytest.fixture
-def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+def clusters(tmp_path: Path) -> Iterator[Clusters]:
     """Makes clusters of real nodes, and ends them: ``clusters(nodes, settings)``."""
     made: list[Cluster] = []
 
@@ -38,7 +34,7 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 
 
 @pytest.fixture
-def machines(clusters: Callable[..., Cluster], tmp_path: Path) -> Callable[..., tuple[Cluster, Machine]]:
+def machines(clusters: Clusters, tmp_path: Path) -> Machines:
     """Makes such clusters, each on a machine in the test's hands: ``machines(nodes, sync_ms=100)``."""
     numbers = count()
 

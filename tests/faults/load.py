@@ -15,8 +15,8 @@ from typing import Any
 
 import trio
 from chatd_proof.checker import check
-from chatd_proof.client import GONE, Client, Plan, content, settle
-from chatd_proof.history import Recorder, Settled, Stored, read_history
+from chatd_proof.client import GONE, Client, Plan, settle
+from chatd_proof.history import Recorder, Settled, read_history, stored
 from chatd_proof.logs import read_logs
 from chatd_proof.verdict import Verdict, percentile, readable
 
@@ -92,10 +92,7 @@ class Load:
 
     def port(self) -> int:
         """Of any node that runs. Raises ConnectionRefusedError."""
-        if self.ports is not None:
-            found = self.ports()
-        else:
-            found = [server.port for server in self.cluster.servers if server.process.poll() is None]
+        found = [server.port for server in self.cluster.running] if self.ports is None else self.ports()
         if not found:
             raise ConnectionRefusedError("no node is running just now")
         return self.random.choice(found)
@@ -201,7 +198,7 @@ class Load:
         """The logs, from the file and from every node."""
         async for record in read_logs(self.cluster.data / "chatd.db", self.convs):
             self.recorder.note(record)
-        running = [server for server in self.cluster.servers if server.process.poll() is None]
+        running = self.cluster.running
         for number, _ in enumerate(running):
             peer = await Peer.open(self.cluster, number, self.names[0], "maker", positions=dict.fromkeys(self.convs, 10**9))
             for conv in self.convs:
@@ -213,13 +210,8 @@ class Load:
         while more:
             page = await peer.ask("history", conv=conv, after=after, limit=200)
             for event in page["events"]:
-                users = [event["user"]] if event["kind"] in ("joined", "left") else []
-                if event["kind"] == "created":
-                    users = sorted({event["from"], *event["members"]})
-                everything = self.convs[conv] == "all" and event["kind"] == "created"
-                self.recorder.note(
-                    Stored(conv, event["seq"], event["kind"], event["from"], content(event), users, everything, reader)
-                )
+                place, everything = (conv, event["seq"]), self.convs[conv] == "all"
+                self.recorder.note(stored(place, event["from"], event, everything=everything, reader=reader))
                 after = event["seq"]
             more = page["more"]
 
@@ -238,10 +230,10 @@ def held(verdict: Verdict) -> None:
 def summary(verdict: Verdict) -> str:
     """The figures of a run in one line: how much there was, for how long devices were away, and how late deliveries were to those
     who were there."""
-    figures, away = verdict.figures, Counter[float](verdict.gaps)
+    figures, away = verdict.figures, Counter[float](verdict.away_seconds)
     return (
         f"{figures['acknowledged']:,} acknowledged, {figures['refused']:,} refusals, "
         f"{verdict.looked_at['unstored']:,} deliveries; "
         f"away p50 {percentile(away, 0.5):.1f}, p99 {percentile(away, 0.99):.1f} s; "
-        f"behind p99 {percentile(verdict.behind, 0.99):,.0f} ms, at most {max(verdict.behind, default=0):,.0f} ms"
+        f"behind p99 {percentile(verdict.behind_ms, 0.99):,.0f} ms, at most {max(verdict.behind_ms, default=0):,.0f} ms"
     )

@@ -58,9 +58,9 @@ class Machine:
         return lost
 
 
-def lose_power(cluster: Cluster, machine: Machine) -> int:
+def cut_power(cluster: Cluster, machine: Machine) -> int:
     """All nodes are gone at one moment, and with them whatever was not synced; as many of them start again. Bytes lost."""
-    running = [server for server in cluster.servers if server.process.poll() is None]
+    running = cluster.running
     for server in running:
         server.process.kill()
     for server in running:

@@ -1,26 +1,23 @@
-"""Fault 19, the wall clock jumps: order, time-outs, leases and dedupe go by the store and by the monotonic clock."""
+"""The wall clock jumps: order, time-outs, leases and dedupe go by the store and by the monotonic clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.e2e.cluster import Cluster
+from tests.conftest import ReportFigures
+from tests.faults.conftest import Machines
 from tests.faults.load import Load, held, summary
-from tests.faults.machine import Machine
 
 pytestmark = pytest.mark.long
 HOUR = 3600.0
 JUMPS = (HOUR, -HOUR, 0.5, -0.5, 0.0, 12 * HOUR, 0.0, -0.5, 0.5)
 EACH = 3.0
-Machines = Callable[..., tuple[Cluster, Machine]]
-Told = Callable[[str], None]
 
 
-async def test_the_wall_clock_jumps(machines: Machines, tmp_path: Path, told: Told) -> None:
+async def test_the_wall_clock_jumps(machines: Machines, tmp_path: Path, report_figures: ReportFigures) -> None:
     """An hour and half a day on, an hour back, and to and fro: nobody is disconnected for it, and nothing is out of order."""
     cluster, machine = machines(2)
     load = Load(cluster, tmp_path, stays=1e9, moving=False, lifetime=7 * 24 * 3600)
@@ -36,4 +33,4 @@ async def test_the_wall_clock_jumps(machines: Machines, tmp_path: Path, told: To
     held(verdict)
     sessions, devices = verdict.figures["sessions"], len(load.clients)
     assert sessions == devices, "somebody was disconnected"
-    told(f"{len(JUMPS)} jumps: {summary(verdict)}")
+    report_figures(f"{len(JUMPS)} jumps: {summary(verdict)}")

@@ -1,24 +1,24 @@
-"""Faults 7 and 8: a replica that lags takes the place of its Redis; two Redis servers, each of them the one for one node."""
+"""A replica that lags takes the place of its Redis; two Redis servers, each of them the one for one node."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.conftest import ReportFigures
 from tests.e2e.cluster import Cluster
+from tests.faults.conftest import Clusters
 from tests.faults.load import Load, held, summary
 from tests.faults.proxy import proxied
 from tests.faults.valkey import Valkey, valkeys
 
 pytestmark = pytest.mark.long
 LAG = 1.0
+LAST = "the last word"
 TURNS = 3
 APART = 8.0
-Clusters = Callable[..., Cluster]
-Told = Callable[[str], None]
 
 
 async def _start(cluster: Cluster, *ports: int) -> None:
@@ -28,7 +28,7 @@ async def _start(cluster: Cluster, *ports: int) -> None:
         await trio.to_thread.run_sync(cluster.start)
 
 
-async def test_a_replica_that_lags_takes_over(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+async def test_a_replica_that_lags_takes_over(clusters: Clusters, tmp_path: Path, report_figures: ReportFigures) -> None:
     """What it had not got yet is gone: leases, presence, functions; and all that was under way on pub/sub."""
     place, cluster = tmp_path / "place", clusters(0)
     with valkeys(tmp_path) as servers:
@@ -38,30 +38,37 @@ async def test_a_replica_that_lags_takes_over(clusters: Clusters, tmp_path: Path
             await _start(cluster, port, port)
             load = Load(cluster, tmp_path)
             await load.prepare()
+            lagged = 0
 
             async def disturb(_: Load) -> None:
+                nonlocal lagged
                 for _turn in range(TURNS):
                     servers.append(Valkey(tmp_path))
-                    await _fail_over(servers[-2], servers[-1], place)
+                    lagged += await _fail_over(servers[-2], servers[-1], place)
 
             verdict = await load.run(disturb, 0)
             held(verdict)
-    told(f"{TURNS} times: {summary(verdict)}")
+    assert lagged, "each replica had everything"
+    report_figures(f"{TURNS} times, {lagged} behind: {summary(verdict)}")
 
 
-async def _fail_over(before: Valkey, after: Valkey, place: Path) -> None:
-    """``after`` replicates through a slow line for a while, and is then all that there is."""
+async def _fail_over(before: Valkey, after: Valkey, place: Path) -> bool:
+    """``after`` replicates through a slow line for a while, and is then all that there is. Whether something that was there last
+    had not come to it."""
     async with proxied(before.port, delay=LAG) as line:
         await after.ask("REPLICAOF", "127.0.0.1", str(line), until=b"OK")
         await after.ask("INFO", "replication", until=b"master_link_status:up")
         await trio.sleep(3 * LAG)
+        await before.ask("SET", LAST, "x")
         before.kill()
         await after.ask("REPLICAOF", "NO", "ONE", until=b"OK")
         place.write_text(str(after.port))
+        known = await after.ask("EXISTS", LAST)
     await trio.sleep(3 * LAG)
+    return known == b":0\r\n"
 
 
-async def test_a_split_brain(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+async def test_a_split_brain(clusters: Clusters, tmp_path: Path, report_figures: ReportFigures) -> None:
     """Each node has a Redis of its own for a while: neither hears the other, and both write to one store."""
     places, cluster = [tmp_path / "one", tmp_path / "other"], clusters(0)
     with valkeys(tmp_path) as servers:
@@ -72,6 +79,7 @@ async def test_a_split_brain(clusters: Clusters, tmp_path: Path, told: Told) -> 
             await _start(cluster, one, other)
             load = Load(cluster, tmp_path)
             await load.prepare()
+            listening: list[int] = []
 
             async def disturb(_: Load) -> None:
                 for there in (1, 0):
@@ -80,7 +88,13 @@ async def test_a_split_brain(clusters: Clusters, tmp_path: Path, told: Told) -> 
                     for kind in ("normal", "pubsub"):
                         await servers[1 - there].ask("CLIENT", "KILL", "TYPE", kind)
                     await trio.sleep(APART)
+                    listening.append(sum([await _has_subscribers(server) for server in servers]))
 
             verdict = await load.run(disturb, 0)
             held(verdict)
-    told(f"{APART:g} s apart: {summary(verdict)}")
+    assert listening == [2, 1], "servers that nodes listen to, while they are apart and when they are not"
+    report_figures(f"{APART:g} s apart: {summary(verdict)}")
+
+
+async def _has_subscribers(server: Valkey) -> bool:
+    return not (await server.ask("PUBSUB", "CHANNELS")).startswith(b"*0\r\n")

@@ -1,15 +1,14 @@
-"""Fault 14, half-open connections: the cable is out, and nobody says so."""
+"""Half-open connections: the cable is out, and nobody says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.e2e.cluster import Cluster, Peer, Socket, bodies
-from tests.faults.conftest import FREELY
+from tests.conftest import ReportFigures
+from tests.e2e.cluster import FREELY, Cluster, Peer, Socket, bodies
 from tests.faults.network import Network, network
 
 pytestmark = pytest.mark.long
@@ -17,7 +16,6 @@ BEAT_MS = 1000
 SAID = 20
 SETTINGS = f"{FREELY}\n[server]\nheartbeat_ms = {BEAT_MS}\n[presence]\nrenew_seconds = 0.5\nexpiry_seconds = 1.0\n"
 """Who is gone counts as offline a second after their connection was ended, not the usual minute."""
-Told = Callable[[str], None]
 
 
 async def _enter(cluster: Cluster, behind: Network) -> Peer:
@@ -35,17 +33,17 @@ async def _beating(peer: Peer) -> None:
         await peer.send({"t": "heartbeat"})
 
 
-async def test_a_cable_that_is_pulled(tmp_path: Path, told: Told) -> None:
+async def test_a_cable_that_is_pulled(tmp_path: Path, report_figures: ReportFigures) -> None:
     """She is shown as offline; what is said meanwhile waits, none of it as delivered; and comes first when she is back."""
     with network() as cable:
         cluster = Cluster(tmp_path, 1, SETTINGS, listen=cable.host)
         try:
-            await _try(cluster, cable, told)
+            await _try(cluster, cable, report_figures)
         finally:
             cluster.stop()
 
 
-async def _try(cluster: Cluster, cable: Network, told: Told) -> None:
+async def _try(cluster: Cluster, cable: Network, report_figures: ReportFigures) -> None:
     port = cluster.server(0).port
     ann = await _enter(cluster, cable)
     ben = Peer(await Socket.connect(port, "chatd.v1.cbor", over=await trio.open_tcp_stream(cable.host, port)), "cbor")
@@ -67,4 +65,4 @@ async def _try(cluster: Cluster, cable: Network, told: Told) -> None:
         again = await _enter(cluster, cable)
         assert bodies(again.seen, before["conv"]) == ["before", *(f"number {n}" for n in range(SAID))]
         beating.cancel_scope.cancel()
-    told(f"noticed and shown after {noticed:.1f} s, with a heartbeat of {BEAT_MS / 1000:g} s")
+    report_figures(f"noticed and shown after {noticed:.1f} s, with a heartbeat of {BEAT_MS / 1000:g} s")

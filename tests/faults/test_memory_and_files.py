@@ -1,25 +1,26 @@
-"""Fault 25, what a process may have comes to its end: file descriptors, memory."""
+"""What a process may have comes to its end: file descriptors, memory."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.e2e.cluster import Cluster, Peer, Server
-from tests.faults.faults import descriptors, short_of_memory
+from tests.conftest import ReportFigures
+from tests.e2e.cluster import Peer, Server
+from tests.faults.conftest import Clusters
+from tests.faults.injections import descriptors, short_of_memory
 from tests.faults.load import Load, held, summary, upgraded
 
 pytestmark = pytest.mark.long
+DEADLINE_SECONDS = 300.0
 LEFT = 10
 """Descriptors more than the node has open."""
 KNOCKING = 100
 MORE_BYTES = 8 * 2**20
-Clusters = Callable[..., Cluster]
-Told = Callable[[str], None]
+TURNS = 3
 
 
 def _limit(server: Server, what: int, most: int) -> None:
@@ -28,7 +29,7 @@ def _limit(server: Server, what: int, most: int) -> None:
     resource.prlimit(server.process.pid, what, (most, hard))
 
 
-async def test_file_descriptors_run_out(clusters: Clusters, told: Told) -> None:
+async def test_file_descriptors_run_out(clusters: Clusters, report_figures: ReportFigures) -> None:
     """Nobody more comes in; who is there is served, and its Redis link and store go on; with room again, all come in."""
     cluster = clusters(1)
     server = cluster.server(0)
@@ -40,44 +41,48 @@ async def test_file_descriptors_run_out(clusters: Clusters, told: Told) -> None:
     async def knock() -> None:
         entered.append((await upgraded(server.port))[0])
 
-    async with trio.open_nursery() as outside:
-        for _ in range(KNOCKING):
-            outside.start_soon(knock)
-        while b"listener.full" not in Path(server.log.name).read_bytes():
-            ack = await ann.say("@ben", "is anybody there?")
-            await ben.event(ack["conv"], ack["seq"])
-        for number in range(100):
-            ack = await ann.say("@ben", f"number {number}")
-            await ben.event(ack["conv"], ack["seq"])
-        let_in = len(entered)
-        assert let_in < KNOCKING
-        _limit(server, resource.RLIMIT_NOFILE, hard)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as outside:
+            for _ in range(KNOCKING):
+                outside.start_soon(knock)
+            while b"listener.full" not in Path(server.log.name).read_bytes():
+                ack = await ann.say("@ben", "is anybody there?")
+                await ben.event(ack["conv"], ack["seq"])
+            for number in range(100):
+                ack = await ann.say("@ben", f"number {number}")
+                await ben.event(ack["conv"], ack["seq"])
+            let_in = len(entered)
+            assert let_in < KNOCKING
+            _limit(server, resource.RLIMIT_NOFILE, hard)
     assert len(entered) == KNOCKING, "who waited is let in"
     for stream in entered:
         await trio.aclose_forcefully(stream)
-    told(f"{let_in} of {KNOCKING} let in, the rest when there was room; 100 messages delivered meanwhile")
+    report_figures(f"{let_in} of {KNOCKING} let in, the rest when there was room; 100 messages delivered meanwhile")
 
 
-async def test_memory_runs_out(clusters: Clusters, tmp_path: Path, told: Told) -> None:
+async def test_memory_runs_out(clusters: Clusters, tmp_path: Path, report_figures: ReportFigures) -> None:
     """Under load; the node goes on, or the kernel ends it and it is started again: nothing that it acknowledged is lost."""
     load = Load(clusters(1), tmp_path)
     await load.prepare()
-    ended = 0
+    ended = ran_out = 0
 
     async def disturb(load: Load) -> None:
-        nonlocal ended
-        for _ in range(3):
+        nonlocal ended, ran_out
+        for _ in range(TURNS):
             await trio.sleep(2)
             server = load.cluster.server(0)
-            with short_of_memory(server, MORE_BYTES), trio.move_on_after(10):
-                await _eat(load, server)
+            with short_of_memory(server, MORE_BYTES) as count:
+                with trio.move_on_after(10):
+                    await _eat(load, server)
+                ran_out += count() > 0
             if server.process.poll() is not None:
                 ended += 1
                 await trio.to_thread.run_sync(load.cluster.start)
 
     verdict = await load.run(disturb, 20)
     held(verdict)
-    told(f"3 times, the node ended {ended} times: {summary(verdict)}")
+    assert ran_out == TURNS, "there was memory left"
+    report_figures(f"{TURNS} times, the node ended {ended} times: {summary(verdict)}")
 
 
 async def _eat(load: Load, server: Server) -> None:

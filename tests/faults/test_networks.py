@@ -1,8 +1,7 @@
-"""Faults 20-22 and 26 of networks and of clients: a byte at a time, cuts at every offset, one device from everywhere."""
+"""Networks that are bad, and clients that do what they may: a byte at a time, cuts at every offset, one device everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,21 @@ import pytest
 import trio
 from wsproto.frame_protocol import FrameProtocol
 
-from tests.e2e.cluster import Closed, Cluster, Peer
+from tests.conftest import ReportFigures
+from tests.e2e.cluster import Closed, Peer
+from tests.faults.conftest import Clusters
 from tests.faults.load import Load, calm, held, summary, upgraded
 from tests.faults.proxy import proxied
 
 pytestmark = pytest.mark.long
-Clusters = Callable[..., Cluster]
-Told = Callable[[str], None]
+TURNS = 1000
 GONE = (Closed, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @pytest.mark.parametrize("rules", [{"slice": 1}, {"slice": 7, "delay": 0.01}, {"cut": 30000}, {"delay": 0.2}], ids=str)
-async def test_networks_that_are_bad(clusters: Clusters, tmp_path: Path, told: Told, rules: dict[str, float]) -> None:
+async def test_networks_that_are_bad(
+    clusters: Clusters, tmp_path: Path, report_figures: ReportFigures, rules: dict[str, float]
+) -> None:
     """Between the clients and both nodes."""
     cluster = clusters(2)
     async with proxied(cluster.servers[0].port, **rules) as one, proxied(cluster.servers[1].port, **rules) as other:
@@ -30,14 +32,14 @@ async def test_networks_that_are_bad(clusters: Clusters, tmp_path: Path, told: T
         await load.prepare()
         verdict = await load.run(calm, 15)
     held(verdict)
-    told(f"{summary(verdict)}; {verdict.figures['sessions']:,} sessions")
+    report_figures(f"{summary(verdict)}; {verdict.figures['sessions']:,} sessions")
 
 
 def _framed(message: dict[str, Any]) -> bytes:
     return bytes(FrameProtocol(client=True, extensions=[]).send_data(cbor2.dumps(message), fin=True))
 
 
-async def test_cuts_at_every_offset(clusters: Clusters, told: Told) -> None:
+async def test_cuts_at_every_offset(clusters: Clusters, report_figures: ReportFigures) -> None:
     """What one says in a session, cut off after each of its bytes and said again: each message is stored once."""
     cluster = clusters(1)
     server = cluster.server(0)
@@ -60,15 +62,15 @@ async def test_cuts_at_every_offset(clusters: Clusters, told: Told) -> None:
         assert [event["body"] for event in page["events"]] == ["number 1", "number 2", "number 3"], offset
         await again.vanish()
     await ben.vanish()
-    told(f"{offsets + 1} offsets")
+    report_figures(f"{offsets + 1} offsets")
 
 
-async def test_one_device_from_two_nodes_a_thousand_times(clusters: Clusters, told: Told) -> None:
+async def test_one_device_from_two_nodes_a_thousand_times(clusters: Clusters, report_figures: ReportFigures) -> None:
     """Two sessions of one device at once, on two nodes: one of them remains, and no number is used twice."""
     cluster = clusters(2)
     await Peer.open(cluster, 0, "ben")
     stored = 0
-    for turn in range(1000):
+    for turn in range(TURNS):
         sessions: list[Peer] = []
 
         async def enter(node: int) -> None:
@@ -94,10 +96,11 @@ async def test_one_device_from_two_nodes_a_thousand_times(clusters: Clusters, to
             await peer.vanish()
     last = await Peer.open(cluster, 0, "ann", "d", positions={})
     assert last.welcome["cseq"] == stored
-    told(f"{stored} stored of 1000 turns")
+    assert stored >= TURNS / 2, "hardly any of them had a session to say it in"
+    report_figures(f"{stored} stored of {TURNS} turns")
 
 
-async def test_everything_is_said_five_times(clusters: Clusters, told: Told) -> None:
+async def test_everything_is_said_five_times(clusters: Clusters, report_figures: ReportFigures) -> None:
     """On one session after another and on both nodes, in any order: once in the log, the same place in each ack."""
     cluster = clusters(2)
     await Peer.open(cluster, 0, "ben")
@@ -120,6 +123,6 @@ async def test_everything_is_said_five_times(clusters: Clusters, told: Told) -> 
     bodies = [event["body"] for _, event in reader.seen_events() if event["body"].startswith("number")]
     assert sorted(bodies) == sorted(f"number {n}" for n in range(1, 101))
     assert all(len(found) == 1 for found in places.values())
-    told("100 messages, five times each")
+    report_figures("100 messages, five times each")
 
 

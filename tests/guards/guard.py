@@ -18,6 +18,6 @@ class Guard(NamedTuple):
     tests: tuple[str, ...]
 
 
-def tests(path: str, *names: str) -> tuple[str, ...]:
+def tests_in(path: str, *names: str) -> tuple[str, ...]:
     """Those of one file, or of one class in it."""
     return tuple(f"{path}::{name}" for name in names) or (path,)

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, close_opened
-
-FREELY = """
-[limits]
-messages_per_second = 10000
-messages_burst = 10000
-connections_per_address = 2000
-"""
-"""Rate limits are not what is tried."""
+from tests.e2e.cluster import FREELY, Cluster, close_opened
 
 
 @pytest.fixture

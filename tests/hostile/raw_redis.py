@@ -10,7 +10,7 @@ import trio
 
 from tests.e2e.cluster import Cluster
 
-GUARD = 30.0
+DEADLINE_SECONDS = 30.0
 
 
 class RawRedis:
@@ -22,7 +22,7 @@ class RawRedis:
 
     async def command(self, *words: bytes) -> object:
         """One command and its reply; an error is a value."""
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             await self._stream.send_all(hiredis.pack_command(words))  # type: ignore[arg-type]  # the stub wants one word
             return await self.reply()
 
@@ -40,7 +40,7 @@ class RawRedis:
 
     async def heard(self) -> tuple[bytes, bytes]:
         """After ``listen``: the next message on any channel."""
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             message = await self.reply()
         assert isinstance(message, list)
         assert message[0] == b"pmessage", message

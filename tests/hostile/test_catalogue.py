@@ -13,14 +13,13 @@ import pytest
 import trio
 
 from tests.client_frames import BINARY, CLOSE, PING, PONG, TEXT, frame
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import FREELY, Cluster
 from tests.faults.load import upgraded
 from tests.hostile.catalogue import Vector, vectors
 
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 CHOPPED_BYTES = 700
 NUMBERS = count()
-FREELY = "[limits]\nmessages_per_second = 100000\nmessages_burst = 100000\nconnections_per_address = 2000\n"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ async def try_out(cluster: Cluster, vector: Vector, step: int) -> None:
     data, beats, pongs, close = b"".join([vector.data, *after]), 0, [], 0
     async with raw.stream, trio.open_nursery() as nursery:
         nursery.start_soon(_send, raw.stream, data, step)
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             while not close and (vector.close or beats <= vector.beats):
                 opcode, payload = await raw.frame()
                 if opcode == PONG:
@@ -125,7 +124,7 @@ async def test_stray_bytes(cluster: Cluster) -> None:
         raw = await Raw.open(cluster, text=False)
         async with raw.stream:
             await raw.stream.send_all(bytes([stray]) + raw.framed({"t": "heartbeat"}))
-            with trio.fail_after(GUARD), suppress(trio.BrokenResourceError):
+            with trio.fail_after(DEADLINE_SECONDS), suppress(trio.BrokenResourceError):
                 await raw.stream.send_eof()
                 while await raw.stream.receive_some(65536):
                     pass

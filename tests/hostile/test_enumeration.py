@@ -1,4 +1,4 @@
-"""Attack 39: who knocks does not learn which names there are, and who is in does not learn what is not theirs: by the answer,
+"""Who knocks does not learn which names there are, and who is in does not learn what is not theirs: by the answer,
 word for word, and by the time that it takes."""
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import ReportFigures
 from tests.e2e.cluster import Cluster, Peer
 from tests.e2e.http_client import Answer, post, post_now
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
-Told = Callable[[str], None]
 RIGHT, WRONG, SHORT = "correct horse", "battery staple", "short"
 TRIES = 200
 CHEAP = """
@@ -158,7 +158,7 @@ def _timed(ask: Callable[[], Answer]) -> float:
 
 
 @pytest.mark.long
-async def test_the_time_of_a_sign_in_tells_no_name(tmp_path: Path, told: Told) -> None:
+async def test_figures_of_sign_in_times(tmp_path: Path, report_figures: ReportFigures) -> None:
     """A figure, and no assertion: that a hash is computed in each case is asserted where it is (``tests/accounts``). What is told
     beside it, a password too short to be one, is refused without a hash: the clock does tell that apart."""
     cluster = Cluster(tmp_path, 1, FULL_PRICE)
@@ -178,7 +178,7 @@ async def test_the_time_of_a_sign_in_tells_no_name(tmp_path: Path, told: Told) -
         await trio.to_thread.run_sync(try_all)
     finally:
         cluster.stop()
-    told(
+    report_figures(
         f"AUC of {TRIES} each: known and unknown name {auc(times['there'], times['not']):.3f}, a known one twice "
         f"{auc(times['there'], times['again']):.3f}, without a hash {auc(times['there'], times['short']):.3f}"
     )

@@ -1,4 +1,4 @@
-"""Attack 46: forged, changed, cut and replayed messages on the bus of two live nodes, by somebody who has got hold of Redis.
+"""Forged, changed, cut and replayed messages on the bus of two live nodes, by somebody who has got hold of Redis.
 
 Nothing reaches a client that is not in the store, each forgery is counted, and what is genuine goes on arriving in order.
 """

@@ -20,13 +20,13 @@ from chatd_protocol.codec import MAX_CLIENT_BYTES
 from chatd.listener import head as heads
 from chatd.wire import frames
 from tests.client_frames import BINARY, TEXT, frame
-from tests.e2e.cluster import Cluster, metric
+from tests.conftest import ReportFigures
+from tests.e2e.cluster import FREELY, Cluster, metric
 from tests.faults.load import upgraded
 from tests.hostile.fuzzing import READERS, Reader, fault_of, heap_of, hunt
 from tests.hostile.test_catalogue import Raw
 
-Told = Callable[[str], None]
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 TRIES, MANY = 3000, 100_000
 EVERY_CUT = 400
 """Inputs up to so long are cut at each of their bytes."""
@@ -61,12 +61,12 @@ def test_some_mutations(name: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", READERS)
-def test_many_mutations(name: str, told: Told) -> None:
+def test_many_mutations(name: str, report_figures: ReportFigures) -> None:
     """New ones in every run."""
     seed = SystemRandom().randrange(2**32)
     found = hunt(READERS[name], seed, MANY)
     assert not found, found
-    told(f"{MANY:,} inputs, seed {seed}: no find")
+    report_figures(f"{MANY:,} inputs, seed {seed}: no find")
 
 
 def _pair_of_surrogates_let_through(patch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ GUARDS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_guard_that_is_off_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hunt_finds_what_a_guard_was_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hunt is one: it finds what the guard was for, and tells it as a file that shows it again."""
     assert not hunt(READERS[name], 1, 300)
     GUARDS[name](monkeypatch)
@@ -137,7 +137,7 @@ def _bombs(name: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_memory_is_bounded(name: str, told: Told) -> None:
+def test_memory_is_bounded(name: str, report_figures: ReportFigures) -> None:
     """I9: whatever the bytes, what is held while they are read is a small multiple of them."""
     reader, worst, most = READERS[name], 0.0, 0
     for data in [*reader.corpus(), *_bombs(name)]:
@@ -147,7 +147,7 @@ def test_memory_is_bounded(name: str, told: Told) -> None:
         most = max(most, heap)
         if len(data) >= LARGE:
             worst = max(worst, heap / len(data))
-    told(f"at most {most / 1024:,.0f} KiB, {worst:.1f} times the input where that is {LARGE // 1024} KiB or more")
+    report_figures(f"at most {most / 1024:,.0f} KiB, {worst:.1f} times the input where that is {LARGE // 1024} KiB or more")
 
 
 LARGE = 8 * 1024
@@ -164,8 +164,7 @@ def test_the_measure_of_memory_measures() -> None:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    freely = "[limits]\nmessages_per_second = 100000\nmessages_burst = 100000\nconnections_per_address = 2000\n"
-    made = Cluster(tmp_path_factory.mktemp("node"), 1, freely)
+    made = Cluster(tmp_path_factory.mktemp("node"), 1, FREELY)
     yield made
     made.stop()
 
@@ -173,7 +172,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 async def _to_the_end(stream: trio.SocketStream, data: bytes) -> None:
     """Send it and our end, and read until the server's."""
     async with stream:
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             try:
                 await stream.send_all(data)
                 await stream.send_eof()

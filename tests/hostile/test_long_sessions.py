@@ -1,20 +1,19 @@
-"""Attack 36: a session that has lasted is over on its node when another node says so, and gets nothing that was said after."""
+"""A session that has lasted is over on its node when another node says so, and gets nothing that was said after."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import jwt
 import pytest
 import trio
 
+from tests.conftest import ReportFigures
 from tests.e2e.cluster import Cluster, Peer
 from tests.e2e.http_client import post
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
-Told = Callable[[str], None]
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 OLD, NEW = "correct horse", "battery staple"
 SAID, PAUSE = 30, 0.005
 
@@ -47,7 +46,7 @@ async def hello(cluster: Cluster, node: int, token: str, device: str) -> Peer:
 
 
 @pytest.mark.parametrize("how", ["signed out", "another password"])
-async def test_nothing_comes_after_the_end(pair: Cluster, told: Told, how: str) -> None:
+async def test_nothing_comes_after_the_end(pair: Cluster, report_figures: ReportFigures, how: str) -> None:
     """Signed out, or the password changed, on the other node, while a conversation goes on: from the answer to that on, nothing
     of it reaches the session, which ends with 4206; a device of the same user that stays gets all of it."""
     assert (await post(pair.server(0), "/v1/accounts", name="ann", password=OLD)).status == 201
@@ -61,7 +60,7 @@ async def test_nothing_comes_after_the_end(pair: Cluster, told: Told, how: str) 
         assert await victim.closed() == 4206
         ends.append(time.monotonic())
 
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk.run)
             nursery.start_soon(wait_for_the_end)
@@ -79,7 +78,8 @@ async def test_nothing_comes_after_the_end(pair: Cluster, told: Told, how: str) 
     assert not set(talk.late) & set(got)
     await kept.event(conv, talk.late[-1])
     assert kept.stream(conv) == list(range(1, talk.late[-1] + 1))
-    told(f"{how}: seen to be over {max(0.0, ends[0] - answered) * 1000:.0f} ms after the answer; 0 of {SAID} later messages came")
+    over_ms = max(0.0, ends[0] - answered) * 1000
+    report_figures(f"{how}: seen to be over {over_ms:.0f} ms after the answer; 0 of {SAID} later messages came")
 
 
 async def signed_in(cluster: Cluster) -> str:
@@ -89,7 +89,7 @@ async def signed_in(cluster: Cluster) -> str:
 
 
 @pytest.mark.long
-async def test_a_token_that_ends_takes_its_session_along(pair: Cluster, told: Told) -> None:
+async def test_a_token_that_ends_takes_its_session_along(pair: Cluster, report_figures: ReportFigures) -> None:
     """On each node, in the middle of a conversation; how long after its ``exp`` something still came is told."""
     talker = await Peer.open(pair, 0, "talker")
     tokens = [pair.token(f"mortal{node}", 2) for node in (0, 1)]
@@ -105,7 +105,7 @@ async def test_a_token_that_ends_takes_its_session_along(pair: Cluster, told: To
         ends = jwt.decode(token, options={"verify_signature": False})["exp"] * 1000
         over.append(max(0.0, max(m["at"] for m in mortal.seen if m["t"] == "event") - ends) / 1000)
 
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk.run)
             async with trio.open_nursery() as waiting:
@@ -114,4 +114,4 @@ async def test_a_token_that_ends_takes_its_session_along(pair: Cluster, told: To
             talk.ended.set()
     for mortal in mortals:
         assert not set(talk.late) & set(mortal.stream(conv))
-    told(f"the last message came {max(over):.1f} s after the token's end, of which 5 s are for clocks that differ")
+    report_figures(f"the last message came {max(over):.1f} s after the token's end, of which 5 s are for clocks that differ")

@@ -1,4 +1,4 @@
-"""Attack 40: limits hold over connections, nodes and devices, for each address and each user; ``allowed`` / limit is told.
+"""Limits hold over connections, nodes and devices, for each address and each user; ``allowed`` / limit is told.
 
 That all of an IPv6 /64 is one address, and the next /64 another, is in ``tests/limits/test_limiter.py``, on two nodes that share
 a Valkey; here the addresses are real ones, of the loopback interface.
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.conftest import ReportFigures
 from tests.e2e.cluster import Cluster, Peer
 from tests.e2e.http_client import Answer, get, other_addresses, post
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
-Told = Callable[[str], None]
 Attempt = Callable[[int, str, int], Awaitable[Answer]]
 LIMIT = 20
 MOST = 1.1
@@ -78,7 +78,7 @@ async def allowed_of(attempt: Attempt, source: str, tries: int) -> tuple[int, fl
 
 
 @pytest.mark.parametrize("what", ["sign-ins", "passwords", "accounts", "api"])
-async def test_an_address_has_one_limit(cluster: Cluster, told: Told, what: str) -> None:
+async def test_an_address_has_one_limit(cluster: Cluster, report_figures: ReportFigures, what: str) -> None:
     """Over both nodes, with a new connection for each attempt and another name each time; the next address has its own."""
     attempt = {
         "sign-ins": _posted(cluster, "/v1/tokens"), "passwords": _posted(cluster, "/v1/password", new_password="battery staple"),
@@ -90,7 +90,7 @@ async def test_an_address_has_one_limit(cluster: Cluster, told: Told, what: str)
     assert LIMIT <= counted <= MOST * limit
     assert (await attempt(0, second, 0)).status != 429
     assert (await attempt(1, second, 1)).status != 429
-    told(f"{what}: {counted} of a limit of {limit:.0f}: {counted / limit:.2f}")
+    report_figures(f"{what}: {counted} of a limit of {limit:.0f}: {counted / limit:.2f}")
 
 
 async def test_sign_ins_and_passwords_are_one_limit(cluster: Cluster) -> None:
@@ -103,7 +103,7 @@ async def test_sign_ins_and_passwords_are_one_limit(cluster: Cluster) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("what", ["conversations", "search"])
-async def test_a_user_has_one_limit(cluster: Cluster, told: Told, what: str) -> None:
+async def test_a_user_has_one_limit(cluster: Cluster, report_figures: ReportFigures, what: str) -> None:
     """Requests, and searches, of four devices on two nodes, reconnecting in between: together within the limit; another user has
     their own."""
     fields = {"query": "x"} if what == "search" else {}
@@ -122,7 +122,7 @@ async def test_a_user_has_one_limit(cluster: Cluster, told: Told, what: str) -> 
     other = await Peer.open(cluster, 1, f"other.{what}")
     assert (await other.ask(what, **fields))["t"] == "ok"
     await other.close()
-    told(f"{what}: {counted} of a limit of {limit:.0f}: {counted / limit:.2f}")
+    report_figures(f"{what}: {counted} of a limit of {limit:.0f}: {counted / limit:.2f}")
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Attack 44: marked secrets go through two nodes that log all they can; then every place is searched where they may not be.
+"""Marked secrets go through two nodes that log all they can; then every place is searched where they may not be.
 
 Passwords and tokens may be nowhere. What is said may be in the store, and pass over the bus; it is in no log, metric or key.
 """
@@ -21,7 +21,7 @@ import trio
 from chatd.accounts.signing_key import FILE_NAME, load_key
 from tests.e2e.cluster import Cluster, Peer, Server
 from tests.e2e.http_client import exchange, post, request
-from tests.faults.faults import children_of
+from tests.faults.injections import children_of
 from tests.hostile.raw_redis import RawRedis, raw_redis
 
 pytestmark = pytest.mark.usefixtures("no_stream_left")
@@ -206,7 +206,7 @@ def pages_of(server: Server) -> bytes:
 def processes_of(cluster: Cluster) -> dict[str, bytes]:
     """What others on the machine may see of the nodes and of Valkey; nothing where there is no /proc."""
     pids = [server.process.pid for server in cluster.servers]
-    pids += [child for server in cluster.servers for child in children_of(server)]
+    pids += [child for server in cluster.running for child in children_of(server)]
     paths = [Path(f"/proc/{pid}/{name}") for pid in pids for name in ("cmdline", "environ", "comm")]
     return {str(path): path.read_bytes() for path in paths if path.exists()}
 

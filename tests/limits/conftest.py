@@ -16,7 +16,7 @@ from chatd.limits.rules import Tiers
 from chatd.ops.metrics import Metrics
 from chatd.options import Limits
 
-GUARD = 30.0
+DEADLINE_SECONDS = 30.0
 Noded = Callable[..., AbstractAsyncContextManager[Limiter]]
 
 
@@ -33,7 +33,7 @@ async def _shared(url: str) -> AsyncIterator[RedisLimits]:
     limits = RedisLimits(url, on_up=up.set, jitter=lambda: 0.5)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run)
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             await up.wait()
         yield limits
         nursery.cancel_scope.cancel()
@@ -59,7 +59,7 @@ async def _noded(url: str, limits: Limits) -> AsyncIterator[Limiter]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(redis.run)
         nursery.start_soon(limiter.run)
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             await up.wait()
         yield limiter
         nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ from chatd.limits.rules import Operation, Tiers
 from chatd.ops.metrics import Metrics
 from chatd.options import Limits, Tier
 
-GUARD = 30.0
+DEADLINE_SECONDS = 30.0
 Noded = Callable[..., AbstractAsyncContextManager[Limiter]]
 SLOW = Limits(messages_per_second=0.1, messages_burst=100, sign_ins_per_minute=60)
 """Gains next to nothing while a test runs."""
@@ -28,7 +28,7 @@ SLOW = Limits(messages_per_second=0.1, messages_burst=100, sign_ins_per_minute=6
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition; the clock is the guard, not the measure."""
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         while not condition():
             await trio.sleep(0.005)
 
@@ -82,7 +82,7 @@ async def test_two_nodes_share_a_users_limit(server: EmbeddedValkey, noded: Node
         shares = [spend(limits, 1000) for limits in both]
         assert all(shares)
         passed = sum(shares)
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             while passed < 95:
                 await trio.sleep(0.01)
                 passed += sum(spend(limits, 10) for limits in both)
@@ -98,7 +98,7 @@ async def test_the_first_message_meets_the_shared_limit(server: EmbeddedValkey, 
     async with noded(server.url, SLOW) as one, noded(server.url, SLOW) as other:
         limits = await entered(one)
         passed = 0
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             while passed < 98:
                 passed += spend(limits, 10)
                 await trio.sleep(0.005)
@@ -215,7 +215,7 @@ async def test_a_flushed_redis_heals(server: EmbeddedValkey, noded: Noded) -> No
         limits = await entered(limiter)
         passed = spend(limits, 30)
         await limiter._shared._link.call("FLUSHALL")  # type: ignore[union-attr]
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             while passed < 100:
                 passed += spend(limits, 10)
                 await trio.sleep(0.005)
@@ -232,7 +232,7 @@ async def test_a_hung_redis_does_not_hold_a_session_up(server: EmbeddedValkey, n
         assert server.pid is not None
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            with trio.fail_after(GUARD):
+            with trio.fail_after(DEADLINE_SECONDS):
                 limits = await entered(limiter)
                 assert spend(limits, 1000) == 100
                 assert (await limiter.count(Operation.SIGN_IN, "192.0.2.1")).wait_s == 0

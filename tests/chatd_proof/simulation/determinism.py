@@ -1,7 +1,7 @@
 """What makes a run depend on its seed alone: time, chance, threads, and the order in which tasks run.
 
 Trio shuffles the tasks that are ready, by a generator that may be seeded (``trio._core._run``, as its own plug-in for Hypothesis
-does). The order of sets of strings depends on PYTHONHASHSEED, which only a new process can have set: see ``cli``.
+does). The order of sets of strings depends on PYTHONHASHSEED, which only a new process can have set: see ``campaign.run_seeds``.
 """
 
 from __future__ import annotations

@@ -22,14 +22,14 @@ class Disk:
         self._random = random
         self.turn = trio.Lock()
         self.failing = 0.0
-        self.usual = random.choice((QUICK_SECONDS, QUICK_SECONDS, 0.3))
-        self.slow = self.usual
+        self.usual_seconds = random.choice((QUICK_SECONDS, QUICK_SECONDS, 0.3))
+        self.pause_seconds = self.usual_seconds
 
     async def pause(self) -> None:
         """As long as the disk takes."""
-        await trio.sleep(self._random.random() * self.slow)
+        await trio.sleep(self._random.random() * self.pause_seconds)
 
-    def ask(self) -> None:
+    def maybe_fail(self) -> None:
         """Raises Unavailable, sometimes."""
         if self.failing and self._random.random() < self.failing:
             raise Unavailable("the simulated disk")
@@ -51,12 +51,12 @@ class DiskStore:
             trio.lowlevel.current_trio_token().run_sync_soon(meanwhile)
         async with self._disk.turn:
             await self._disk.pause()
-            self._disk.ask()
+            self._disk.maybe_fail()
             if self.dead:
                 raise Unavailable("a node that was killed")
             outcomes = await self._inner.commit(operations, now)
             await self._disk.pause()
-            self._disk.ask()
+            self._disk.maybe_fail()
             return outcomes
 
     async def index(self) -> int:
@@ -69,7 +69,7 @@ class DiskStore:
 
         async def slowly(*values: object, **named: object) -> Any:
             await self._disk.pause()
-            self._disk.ask()
+            self._disk.maybe_fail()
             return await read(*values, **named)
 
         return slowly

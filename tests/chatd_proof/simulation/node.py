@@ -24,7 +24,7 @@ from chatd.wire.stream_link import StreamLink
 from chatd_proof.simulation.determinism import EPOCH_NS
 from chatd_proof.simulation.disk import Disk, DiskStore
 from chatd_proof.simulation.exchange import Exchange, ExchangeBus
-from chatd_proof.simulation.shared import Redis, SimulatedBoard, SimulatedLimits
+from chatd_proof.simulation.shared import SimulatedBoard, SimulatedLimits, SimulatedRedis
 
 BUS_KEY = bytes(32)
 
@@ -49,7 +49,7 @@ def wall_ms() -> int:
 class SimulatedNode:
     """``run`` is its life; ``kill`` ends it at once, between two steps of any of its tasks."""
 
-    def __init__(self, config: Config, path: Path, disk: Disk, exchange: Exchange, redis: Redis, random: Random) -> None:
+    def __init__(self, config: Config, path: Path, disk: Disk, exchange: Exchange, redis: SimulatedRedis, random: Random) -> None:
         self._config = config
         self._path = path
         self._disk = disk

@@ -22,7 +22,7 @@ class _Bucket:
     """By node: tokens, until when, the number of the report."""
 
 
-class Redis:
+class SimulatedRedis:
     """One for all nodes. ``away``: nothing is answered. ``lost``: of how many calls the answer is."""
 
     def __init__(self, random: Random) -> None:
@@ -38,7 +38,7 @@ class Redis:
         self.buckets.clear()
         self.board.clear()
 
-    async def ask(self, down: type[Exception]) -> None:
+    async def maybe_fail(self, down: type[Exception]) -> None:
         """On the way there, or back. Raises ``down`` where no answer comes."""
         await trio.sleep(self.random.random() * LATENCY_SECONDS)
         if self.away or (self.lost and self.random.random() < self.lost):
@@ -50,14 +50,14 @@ class SimulatedLimits:
 
     up = True
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: SimulatedRedis) -> None:
         self._redis = redis
 
     async def lease(self, node: str, number: int, reports: Sequence[Report]) -> list[Grant]:
         """See the port."""
-        await self._redis.ask(SharedDown)
+        await self._redis.maybe_fail(SharedDown)
         grants = [self._grant(node, number, report) for report in reports]
-        await self._redis.ask(SharedDown)
+        await self._redis.maybe_fail(SharedDown)
         return grants
 
     def _grant(self, node: str, number: int, report: Report) -> Grant:
@@ -87,19 +87,19 @@ class SimulatedLimits:
 
     async def count(self, key: str, rule: Rule, n: int) -> Counted:
         """See the port; nobody is refused: addresses are not what is simulated."""
-        await self._redis.ask(SharedDown)
+        await self._redis.maybe_fail(SharedDown)
         return Counted(True, rule.burst, 0, 0)
 
     async def peek(self, buckets: Sequence[tuple[str, Rule]]) -> list[float]:
         """See the port."""
-        await self._redis.ask(SharedDown)
+        await self._redis.maybe_fail(SharedDown)
         return [self._bucket(key, rule).tokens for key, rule in buckets]
 
 
 class SimulatedBoard:
     """``chatd.presence.port.Board``."""
 
-    def __init__(self, redis: Redis, node: str, on_heard: OnHeard, on_lost: OnLost, expiry: float) -> None:
+    def __init__(self, redis: SimulatedRedis, node: str, on_heard: OnHeard, on_lost: OnLost, expiry: float) -> None:
         self._redis = redis
         self._node = node
         self._on_heard = on_heard
@@ -115,7 +115,7 @@ class SimulatedBoard:
 
     async def put(self, entries: Sequence[Entry], *, tell: bool) -> None:
         """See the port."""
-        await self._redis.ask(BoardDown)
+        await self._redis.maybe_fail(BoardDown)
         until = trio.current_time() + self._expiry
         for user, status, seen in entries:
             self._redis.board.setdefault(user, {})[self._node] = (status, seen, until)
@@ -125,7 +125,7 @@ class SimulatedBoard:
 
     async def read(self, users: Sequence[str]) -> list[list[Lease]]:
         """See the port."""
-        await self._redis.ask(BoardDown)
+        await self._redis.maybe_fail(BoardDown)
         now = trio.current_time()
         return [
             [

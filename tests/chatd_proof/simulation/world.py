@@ -30,7 +30,7 @@ from chatd_proof.simulation.determinism import EPOCH_NS, run_seeded
 from chatd_proof.simulation.disk import Disk
 from chatd_proof.simulation.exchange import LATENCY_SECONDS, Exchange
 from chatd_proof.simulation.node import SimulatedNode
-from chatd_proof.simulation.shared import Redis
+from chatd_proof.simulation.shared import SimulatedRedis
 from chatd_proof.verdict import Verdict
 
 ACTIVE_SECONDS = 12.0
@@ -73,7 +73,7 @@ class World:
     def __post_init__(self) -> None:
         self.disk = Disk(self.random)
         self.exchange = Exchange(self.random)
-        self.redis = Redis(self.random)
+        self.redis = SimulatedRedis(self.random)
 
     def alive(self) -> list[SimulatedNode]:
         return [node for node in self.nodes if node.alive]
@@ -156,9 +156,9 @@ async def _disk_fails(world: World, nursery: trio.Nursery, seconds: float) -> No
 
 async def _disk_slow(world: World, nursery: trio.Nursery, seconds: float) -> None:
     del nursery
-    world.disk.slow = world.random.choice((0.05, 0.5, 2.0))
+    world.disk.pause_seconds = world.random.choice((0.05, 0.5, 2.0))
     await trio.sleep(seconds)
-    world.disk.slow = world.disk.usual
+    world.disk.pause_seconds = world.disk.usual_seconds
 
 
 async def _redis_away(world: World, nursery: trio.Nursery, seconds: float) -> None:

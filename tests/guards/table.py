@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.guards import bounds, delivery, entry, members, store, wire
+from tests.guards import bounds, delivery, entry, members, store, tables, wire
 from tests.guards.guard import Guard
 
 GUARDS: dict[str, tuple[Guard, ...]] = {
@@ -34,8 +34,8 @@ GUARDS: dict[str, tuple[Guard, ...]] = {
     "rates": bounds.RATES,
     "rates on all nodes": bounds.SHARED_RATES,
     "mailboxes": bounds.MAILBOXES,
-    "tables": bounds.TABLES,
-    "pages": bounds.PAGES,
+    "tables": tables.TABLES,
+    "pages": tables.PAGES,
 }
 
 EVERY: dict[str, Guard] = {f"{group}: {guard.name}": guard for group, guards in GUARDS.items() for guard in guards}
