@@ -9,18 +9,19 @@ from pathlib import Path
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from chatd import upkeep
 from chatd.config import load
-from tests.upkeep.directory import change, chatd, found_in, of_version, refused
+from tests.upkeep.directory import asked, change, chatd, found_in, of_version
 
-SAID = "2 users, 2 devices, 1 conversations, 4 events"
+COUNTS = {"users": 2, "devices": 2, "conversations": 1, "events": 4}
 
 
 @pytest.fixture
 def backup(data: Path, tmp_path: Path) -> Path:
     """Of ``data``."""
-    assert chatd("backup", str(tmp_path / "backup"), "--data", str(data)).returncode == 0
+    assert asked("backup", data, tmp_path / "backup").fault == ""
     return tmp_path / "backup"
 
 
@@ -42,8 +43,7 @@ def test_a_log_that_a_killed_server_left_is_not_applied(data: Path, backup: Path
     killed(data)
     if store == "removed":
         (data / "chatd.db").unlink()
-    said = chatd("restore", str(backup), "--data", str(data), *(["--replace"] if store == "there" else []))
-    assert (said.returncode, SAID in said.stdout) == (0, True), said.stderr
+    assert asked("restore", data, backup).counts == COUNTS
     assert not any(found_in(data / "chatd.db").values())
     kept = ["chatd.db.before-restore"] if store == "there" else ["chatd.db.before-restore-wal"]
     assert sorted(path.name for path in data.glob("*before*")) == kept
@@ -56,8 +56,8 @@ def test_what_an_interrupted_restore_left_is_not_taken(data: Path, backup: Path)
     """A draft's write-ahead log, too, would be applied to the next draft."""
     killed(data)
     (data / "chatd.db-wal").rename(data / ".chatd.db.restoring-wal")
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert (said.returncode, SAID in said.stdout) == (0, True), said.stderr
+    said = asked("restore", data, backup)
+    assert said.counts == COUNTS, said.fault
     assert not list(data.glob(".*"))
 
 
@@ -117,8 +117,8 @@ DAMAGE = {
 def test_a_backup_that_was_changed_is_not_restored(data: Path, backup: Path, damage: str) -> None:
     """Over real data, in particular; whatever is left of it, it has another digest."""
     DAMAGE[damage](backup / "chatd.db")
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert refused(said, "was changed since it was made"), said.stderr
+    said = asked("restore", data, backup)
+    assert "was changed since it was made" in said.fault
     assert sorted(path.name for path in data.iterdir() if "before" in path.name) == []
     assert not any(found_in(data / "chatd.db").values())
 
@@ -128,18 +128,20 @@ def test_a_backup_of_format_1_is_taken_with_a_word(data: Path, backup: Path) -> 
     about = json.loads((backup / "backup.json").read_text())
     del about["sha256"]
     (backup / "backup.json").write_text(json.dumps(about | {"format": 1}))
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert (said.returncode, "backup.without_digest" in said.stderr) == (0, True)
+    with capture_logs() as logs:
+        said = asked("restore", data, backup)
+    assert said.counts == COUNTS
+    assert [entry["event"] for entry in logs] == ["backup.without_digest"]
     (backup / "backup.json").write_text(json.dumps(about | {"format": 1, "events": 5}))
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert (said.returncode, "does not have as many rows" in said.stderr) == (1, True)
+    said = asked("restore", data, backup)
+    assert "does not have as many rows" in said.fault
 
 
 @pytest.mark.parametrize("about", ["[]", "{}", '{"format": 3}', '{"format": 2}', "\xff", '{"format": 2, "sha256": 7}', ""])
 def test_a_description_that_says_nothing_is_refused(data: Path, backup: Path, about: str) -> None:
     """In one line."""
     (backup / "backup.json").write_text(about)
-    assert chatd("restore", str(backup), "--data", str(data), "--replace").stderr.count("\n") == 1
+    assert asked("restore", data, backup).fault
     assert not list(data.glob("*before*"))
 
 
@@ -149,9 +151,9 @@ def test_a_planted_trigger_is_never_restored(data: Path, backup: Path) -> None:
     about = json.loads((backup / "backup.json").read_text())
     about["sha256"] = upkeep._copy(backup / "chatd.db", backup / "copy")
     (backup / "backup.json").write_text(json.dumps(about))
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert refused(said, "not sound")
-    assert "the trigger t is not chatd's" in said.stdout
+    said = asked("restore", data, backup)
+    assert "not sound" in said.fault
+    assert said.broken == ["the trigger t is not chatd's"]
 
 
 @pytest.mark.parametrize("command", ["verify", "backup", "restore", "restore from"])
@@ -161,8 +163,8 @@ def test_what_is_no_file_is_refused(data: Path, backup: Path, tmp_path: Path, co
     place = (backup if command == "restore from" else data) / "chatd.db"
     place.unlink()
     os.mkfifo(place) if thing == "fifo" else place.mkdir()
-    words = {"verify": [], "backup": [str(tmp_path / "b")]}.get(command, [str(backup), "--replace"])
-    assert refused(chatd(command.partition(" ")[0], *words, "--data", str(data)), "not a regular file")
+    other = tmp_path / "b" if command == "backup" else backup
+    assert "not a regular file" in asked(command.partition(" ")[0], data, other).fault
 
 
 STORES = {
@@ -170,7 +172,7 @@ STORES = {
     "none": lambda path: path.write_bytes(b"no database" * 1000),
     "empty": lambda path: path.write_bytes(b""),
     "another program's": lambda path: (path.unlink(), change(path, "CREATE TABLE t (x)")),
-    "names that are no text": lambda path: change(path, "UPDATE users SET name = CAST(x'ff' AS TEXT); DELETE FROM events"),
+    "a name that is no text": lambda path: change(path, "UPDATE users SET name = CAST(x'ff' AS TEXT), no = 9 WHERE no = 1"),
 }  # fmt: skip
 
 
@@ -178,10 +180,11 @@ STORES = {
 def test_what_is_no_store_is_told_in_a_line_and_can_be_replaced(data: Path, backup: Path, tmp_path: Path, store: str) -> None:
     """It is for this that one has backups."""
     STORES[store](data / "chatd.db")
-    assert chatd("verify", "--data", str(data)).stderr.count("\n") == 1
-    assert chatd("backup", str(tmp_path / "b"), "--data", str(data)).stderr.count("\n") == 1
-    said = chatd("restore", str(backup), "--data", str(data), "--replace")
-    assert (said.returncode, SAID in said.stdout) == (0, True), said.stderr
+    for command in ("verify", "backup"):
+        said = asked(command, data, tmp_path / "b")
+        assert said.fault or said.broken
+    said = asked("restore", data, backup)
+    assert said.counts == COUNTS, said.fault
     assert (data / "chatd.db.before-restore").exists()
 
 
@@ -192,13 +195,11 @@ def test_a_backup_before_an_upgrade(tmp_path: Path, version: int, monkeypatch: p
     data.mkdir()
     of_version(version, data / "chatd.db", monkeypatch)
     change(data / "chatd.db", "INSERT INTO users (name, password_hash) VALUES ('ann', '')")
-    for words in (["verify"], ["backup", str(target)]):
-        said = chatd(*words, "--data", str(data))
-        assert (said.returncode, said.stderr) == (0, "")
+    for command in ("verify", "backup"):
+        assert asked(command, data, target)[:2] == ("", [])
     for path in (data, target):
         assert apsw.Connection(str(path / "chatd.db")).pragma("user_version") == version
-    said = chatd("restore", str(target), "--data", str(data), "--replace")
-    assert said.returncode == 0, said.stderr
+    assert asked("restore", data, target).fault == ""
     assert not any(found_in(data / "chatd.db").values())
 
 

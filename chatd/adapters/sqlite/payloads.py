@@ -28,6 +28,8 @@ _NEEDED: Final = {
 _HEAD: Final[dict[str, Any]] = {"t": "event", "conv": "c", "seq": 1, "at": 1, "from": "a", "kind": ""}
 """What an event has beside its payload, which may not say it a second time."""
 
+_BODIES: Final = frozenset({str, bytes})
+
 log = structlog.get_logger()
 
 
@@ -35,6 +37,8 @@ def fields_of(kind: str, payload: bytes) -> dict[str, Any] | None:
     """An event's own keys; None where it is damaged: no map, or not what a client takes for an event of that kind."""
     try:
         fields = cbor.load_map(payload)
+        if kind == "message" and len(fields) == 2 and type(fields.get("type")) is str and type(fields.get("body")) in _BODIES:
+            return fields  # nearly all that there is, in a quarter of the time
         msgspec.convert(fields | _HEAD, messages.Event)
     except (ValueError, msgspec.ValidationError):
         return None
