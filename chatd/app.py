@@ -49,6 +49,7 @@ from chatd.listener.routes import Api, OpsPages
 from chatd.logs import configure_logging
 from chatd.ops.health import Readiness
 from chatd.ops.metrics import Metrics
+from chatd.precautions import warnings_of
 from chatd.store.port import StoreError
 from chatd.wire.link import LINGER_SECONDS
 from chatd.wire.poller import Poller
@@ -95,6 +96,11 @@ def check_files(config: Config) -> None:
         raise StartFailed(str(fault)) from fault
 
 
+def unsafe(config: Config) -> list[str]:
+    """See ``precautions``."""
+    return warnings_of(config, STORE)
+
+
 def _first(fault: BaseException) -> BaseException:
     while isinstance(fault, BaseExceptionGroup):
         fault = fault.exceptions[0]
@@ -108,6 +114,8 @@ async def serve(config: Config, *, ops_asked: bool) -> None:
     nothing else.
     """
     tls, redis_url = _tls(config), _redis_url(config)  # what may be wrong, before anything is made or started
+    for sentence in unsafe(config):
+        log.warning("server.unsafe", what=sentence)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         public = await _listen(config.server.listen, config.server.backlog)

@@ -19,6 +19,8 @@ from chatd import __version__
 from chatd.config import Config, ConfigError, Server, data_dir_of, load, render, unknown_variables
 
 MAX_PASSWORD_LINE_BYTES = 4096
+BROKEN_PIPE = 141
+"""The exit status that shells show for SIGPIPE."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +32,18 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Program(click.Group):
+    """A command that writes into a pipe which nobody reads any more ends as if by SIGPIPE, without a word."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            sys.exit(BROKEN_PIPE)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", message="chatd %(version)s")
 def main() -> None:
     """chatd: a self-hosted, real-time messaging server.
@@ -157,7 +170,8 @@ def backup(file: Path | None, data: str | None, target: Path, with_key: bool) ->
     """Copy the data to the new directory TARGET, as it is at this moment, and verify the copy. Servers may run, and wait for
     nothing.
 
-    Without the key people sign in once more after a restore to a new directory.
+    Without the key people sign in once more after a restore to a new directory. Data of an earlier version is copied as it is:
+    make one before an upgrade.
     """
     from chatd import upkeep
 
@@ -176,7 +190,10 @@ def backup(file: Path | None, data: str | None, target: Path, with_key: bool) ->
 def restore(file: Path | None, data: str | None, source: Path, replace: bool) -> None:
     """Put the backup SOURCE in the place of the data directory's store, once it is verified. No server may run on it.
 
-    What was said after the backup is gone: clients that have more than the server ask for it in vain.
+    What was said after the backup is gone: clients that have more than the server ask for it in vain. What was taken back
+    after it is back, too: deleted messages, passwords that were changed, tokens that were signed out, people who were removed.
+    Where tokens must not come back, remove signing.key before the next start (or make another auth.key_file): everybody
+    signs in anew.
     """
     from chatd import upkeep
 
@@ -190,7 +207,8 @@ def restore(file: Path | None, data: str | None, source: Path, replace: bool) ->
 @configured
 def verify(file: Path | None, data: str | None) -> None:
     """Look whether the data is what chatd promises: every log 1, 2, 3, ... without a hole, every number of a device stored
-    once, every cursor within its log. Servers may run. Exit status 1 where it is not.
+    once, every cursor within its log, every message readable. Servers may run; the data may be of an earlier version. Exit
+    status 1 where it is not.
     """
     from chatd import upkeep
 
@@ -207,9 +225,9 @@ def verify(file: Path | None, data: str | None) -> None:
 def check_config(file: Path | None, data: str | None) -> None:
     """Print the configuration that a server would have, or what is wrong with it (exit status 2).
 
-    On standard error: where the data is, and variables that look like mistyped options.
+    On standard error: where the data is, variables that look like mistyped options, and what is unsafe.
     """
-    from chatd.app import StartFailed, check_files
+    from chatd.app import StartFailed, check_files, unsafe
 
     config = _load(file, data)
     click.echo(render(config).rstrip())
@@ -218,7 +236,7 @@ def check_config(file: Path | None, data: str | None) -> None:
     except StartFailed as fault:
         raise Refused(str(fault)) from fault
     click.echo(f"data directory: {data_dir_of(config)}", err=True)
-    for sentence in unknown_variables(os.environ):
+    for sentence in (*unknown_variables(os.environ), *unsafe(config)):
         click.echo(f"warning: {sentence}", err=True)
 
 

@@ -112,7 +112,8 @@ def render(config: Config) -> str:
         section = getattr(config, name)
         lines.append(f"[{name}]")
         keys = [key for key in section.__struct_fields__ if key not in _TABLES]
-        lines += [f"{key} = {_shown(name, key, getattr(section, key))}" for key in keys]
+        named = bool(config.redis.password_file)
+        lines += [f"{key} = {_shown(name, key, getattr(section, key), user_alone=named)}" for key in keys]
         lines.append("")
     for tier, rules in config.limits.tiers.items():
         lines.append(f"[limits.tiers.{_quoted(tier)}]")
@@ -278,13 +279,17 @@ def _allowed(kind: inspect.Type) -> str:
     return type(kind).__name__
 
 
-def _shown(name: str, key: str, value: object) -> str:
-    """As in TOML; what could be a password is not shown: before the host of a URL, and in its options."""
+def _shown(name: str, key: str, value: object, *, user_alone: bool = False) -> str:
+    """As in TOML; what could be a password is not shown: before the host of a URL, and in its options. ``user_alone``: what
+    stands before the host without a colon is the user, for the password is elsewhere."""
     if (name, key) != ("redis", "url") or not isinstance(value, str) or not value:
         return _quoted(value)
     scheme, mark, rest = value.partition("://")
-    place, options, _ = rest.rpartition("@")[2].partition("?")
-    return _quoted(f"{scheme}://{place}{options and '?...'}" if mark else "...")
+    before, at, place = rest.rpartition("@")
+    place, options, _ = place.partition("?")
+    user, colon, _ = before.partition(":")
+    shown = user + at if colon or user_alone else ""
+    return _quoted(f"{scheme}://{shown}{place}{options and '?...'}" if mark else "...")
 
 
 def _quoted(value: object) -> str:

@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import apsw
+import cbor2
 import pytest
 import trio
+from chatd_protocol.codec import change_digest, content_digest
 
 from chatd.adapters.sqlite import database
 from chatd.adapters.sqlite.store import open_store
-from chatd.adapters.sqlite.verification import PROMISES, verify
+from chatd.adapters.sqlite.verification import PROMISES
 from tests.e2e.cluster import Cluster, Peer
 from tests.faults.load import Load, held
 from tests.store.conformance import do, message, people
-
-
-def chatd(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "chatd", *words], capture_output=True, text=True)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A directory with a conversation of four messages."""
-    directory = tmp_path / "data"
-    directory.mkdir()
-    trio.run(_four_messages, directory / "chatd.db")
-    return directory
-
-
-async def _four_messages(path: Path) -> None:
-    async with open_store(path) as store:
-        ann, ben = await people(store, "ann", "ben")
-        for number in range(1, 4):
-            await do(store, message(ann, number, "@ben"))
-        await do(store, message(ben, 1, "@ann"))
-
-
-def change(path: Path, *statements: str) -> None:
-    connection = apsw.Connection(str(path))
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
-
+from tests.upkeep.directory import change, chatd, found_in
 
 BROKEN = {
     "every log is 1, 2, 3, ... to its head": "DELETE FROM events WHERE seq = 2",
@@ -59,17 +32,13 @@ BROKEN = {
     "every membership begins and ends in the log": "UPDATE members SET left = 2 WHERE no = 1",
     "what is filed of an event has the event": "INSERT INTO mentions VALUES (1, 1, 9)",
     "what refers to a row finds it": "UPDATE devices SET user = 77 WHERE no = 2",
+    "what every event says can be read": "UPDATE events SET payload = x'ff00' WHERE seq = 2",
+    "everything in the file is chatd's": "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM users; END",
 }
 
 
-def found_in(path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    verify(path, found.__setitem__)
-    return found
-
-
 def test_what_is_sound_is_found_so(data: Path) -> None:
-    assert found_in(data / "chatd.db") == {promise: [] for promise, _ in PROMISES}
+    assert found_in(data / "chatd.db") == {promise.name: [] for promise in PROMISES}
     said = chatd("verify", "--data", str(data))
     assert said.returncode == 0, said.stderr
     assert "2 users, 2 devices, 1 conversations, 4 events; sound" in said.stdout
@@ -84,9 +53,26 @@ def test_what_is_broken_is_found(data: Path, promise: str) -> None:
     assert f"{promise:<48} BROKEN" in said.stdout
 
 
+def test_a_payload_that_is_not_its_digests(data: Path) -> None:
+    """Rows of changes have a digest, and messages of earlier versions: also of those whose conversation went by a name."""
+    path = data / "chatd.db"
+    rows = apsw.Connection(str(path)).execute("SELECT id, payload FROM conversations, events WHERE seq = 1").fetchall()
+    ((conv, payload),) = rows
+    reaction = cbor2.dumps({"target": 1, "emoji": "+"})
+    digests = content_digest("@ben", payload), content_digest(conv, payload), change_digest("react", conv, reaction)
+    change(path, f"UPDATE events SET kind = 'reaction', payload = x'{reaction.hex()}' WHERE seq = 3")
+    change(path, *(f"UPDATE events SET digest = x'{digest.hex()}' WHERE seq = {seq}" for seq, digest in enumerate(digests, 1)))
+    assert not any(found_in(path).values())
+    for seq, said in enumerate([{"type": "text", "body": "y"}, {"type": "text", "body": "y"}, {"target": 2, "emoji": "+"}], 1):
+        change(path, f"UPDATE events SET payload = x'{cbor2.dumps(said).hex()}' WHERE seq = {seq}")
+    found = found_in(path)["what every event says can be read"]
+    assert [text.partition(" ")[0] for text in found] == ["1:1:", "1:2:", "1:3:"]
+    assert all("is not what was stored" in text for text in found)
+
+
 def test_a_page_of_rubbish_is_found(data: Path) -> None:
     """And every promise has its planted fault."""
-    assert {promise for promise, _ in PROMISES} == {"the file is whole", *BROKEN}
+    assert {promise.name for promise in PROMISES} == {"the file is whole", *BROKEN}
     path = data / "chatd.db"
     root = apsw.Connection(str(path)).execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events_log'").fetchall()[0][0]
     with path.open("r+b") as file:

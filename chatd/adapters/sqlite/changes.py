@@ -17,6 +17,7 @@ from chatd_protocol.messages import DELETED_TYPE
 from chatd.adapters.sqlite.cache import CommitCache, Conversation
 from chatd.adapters.sqlite.filing import UNFILE_MENTIONS
 from chatd.adapters.sqlite.memberships import sees
+from chatd.adapters.sqlite.payloads import fields_of
 from chatd.conversations import rules
 from chatd.conversations.operations import Author, Delete, Done, Edit, Event, Pin, React, Refused, Role
 
@@ -72,7 +73,8 @@ class Changes:
 
     def _redact(self, conv: int, seq: int) -> None:
         """Leave of a message only that it was there. Without its digest, too, which would tell who guesses right."""
-        said = cbor2.loads(self._cache.one("SELECT payload FROM events WHERE conv = ? AND seq = ?", conv, seq)[0])
+        row = self._cache.one("SELECT payload FROM events WHERE conv = ? AND seq = ?", conv, seq)
+        said = fields_of("message", row[0]) or {}
         left = {"type": DELETED_TYPE, "body": ""} | {key: said[key] for key in said if key == "reply_to"}
         execute = self._connection.execute
         execute(

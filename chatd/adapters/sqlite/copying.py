@@ -18,7 +18,8 @@ def copy_file(source: Path, target: Path, tell: Callable[[int, int], None]) -> N
     """Copy the store at ``source`` to the new file ``target``, synced. ``tell`` gets (pages done, of so many).
 
     One read transaction holds for all of it: the copy is of its beginning, and what is committed meanwhile neither shows in
-    it nor begins it anew. No commit waits, but the write-ahead log grows until it is done. Raises Unavailable.
+    it nor begins it anew. No commit waits, but the write-ahead log grows until it is done. The copy is of the schema that the
+    store has, earlier or not. Raises Unavailable.
     """
     connection = open_connection(source, busy_ms=5000, read_only=True)
     try:
@@ -42,7 +43,7 @@ def copy_file(source: Path, target: Path, tell: Callable[[int, int], None]) -> N
 
 
 def fold_log_exclusively(path: Path) -> None:
-    """Fold the write-ahead log of a store into its file. Raises Unavailable where somebody else has it open."""
+    """Fold the write-ahead log of a store into its file. Raises Unavailable where somebody else has it open, and Unreadable."""
     with translated(), unreadable_is_unavailable(path):
         connection = apsw.Connection(str(path))
         try:

@@ -9,6 +9,7 @@ import apsw
 import cbor2
 
 from chatd.adapters.sqlite.memberships import may_see, sees
+from chatd.adapters.sqlite.payloads import fields_of, readable
 from chatd.adapters.sqlite.reads import rows, visible
 from chatd.conversations.operations import Event
 from chatd.conversations.rules import MAX_PINS
@@ -109,7 +110,7 @@ def _page(
 def as_it_is(row: list[Any]) -> Event:
     """Of an event's columns, then the ``seq`` and payload of the newest edit that may be seen, and one more."""
     conv, seq, at, sender, kind, payload, device, cseq, edited, latest, _ = row
-    said = bytes.fromhex(payload)
-    if edited is not None:
-        said = cbor2.dumps(cbor2.loads(said) | {"body": cbor2.loads(bytes.fromhex(latest))["body"], "edited": edited})
+    kind, said = readable(conv, seq, kind, bytes.fromhex(payload))
+    if edited is not None and (edit := fields_of("edit", bytes.fromhex(latest))) is not None:
+        said = cbor2.dumps(cbor2.loads(said) | {"body": edit["body"], "edited": edited})
     return Event(conv, seq, at, sender, kind, said, device, cseq)

@@ -39,14 +39,18 @@ def translated() -> Iterator[None]:
         raise Unavailable(f"{type(fault).__name__}: {fault}") from fault
 
 
+class Unreadable(Unavailable):
+    """The file is no database, or too broken to be asked."""
+
+
 @contextmanager
 def unreadable_is_unavailable(path: Path) -> Iterator[None]:
     """Where a file is opened or read as a whole: one that is no store, or too broken to be asked, is as good as none. Not around
     commits: a page that breaks under a running server is no fault to go on with."""
     try:
         yield
-    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError) as fault:
-        raise Unavailable(f"{path}: {type(fault).__name__}: {fault}") from fault
+    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, UnicodeDecodeError) as fault:
+        raise Unreadable(f"{path}: {type(fault).__name__}: {fault}") from fault
 
 
 def open_connection(path: Path, *, busy_ms: int, read_only: bool) -> apsw.Connection:
@@ -65,18 +69,24 @@ def open_connection(path: Path, *, busy_ms: int, read_only: bool) -> apsw.Connec
     return connection
 
 
-def migrate(path: Path, *, busy_ms: int) -> None:
-    """Bring the file to this version's schema, each step in one transaction. Several processes may do so at once.
+def check_file(path: Path) -> None:
+    """Raises Unavailable where something else than a file is in a store's place: of a FIFO the opening would not come back."""
+    if path.exists() and not path.is_file():
+        raise Unavailable(f"{path}: not a regular file")
 
-    Raises NewerSchema, and Unavailable.
+
+def migrate(path: Path, *, busy_ms: int) -> bool:
+    """Bring the file to this version's schema, each step in one transaction; whether it was of an earlier one. Several processes
+    may do so at once. Raises NewerSchema, and Unavailable.
     """
+    check_file(path)
     path.touch(mode=0o600, exist_ok=True)
     path.chmod(0o600)
     steps = _steps()
     connection = open_connection(path, busy_ms=busy_ms, read_only=False)
     try:
         with translated():
-            check_version(connection, path)
+            earlier = check_version(connection, path) < len(steps)
             for number, name in enumerate(steps, 1):
                 connection.execute("BEGIN IMMEDIATE")
                 if _version(connection) < number:
@@ -88,6 +98,15 @@ def migrate(path: Path, *, busy_ms: int) -> None:
                 connection.execute("COMMIT")
     finally:
         connection.close()
+    return earlier
+
+
+def schema_of(version: int) -> apsw.Connection:
+    """A new database in memory, with the tables of a store of that version, and nothing in them."""
+    connection = apsw.Connection(":memory:")
+    for name in _steps()[:version]:
+        connection.execute((files(__package__) / "migrations" / name).read_text())
+    return connection
 
 
 def _steps() -> list[str]:
@@ -104,10 +123,9 @@ def _version(connection: apsw.Connection) -> int:
     return version
 
 
-def check_version(connection: apsw.Connection, path: Path, *, exactly: bool = False) -> None:
-    """Raises NewerSchema, and with ``exactly`` Unavailable for an older one."""
+def check_version(connection: apsw.Connection, path: Path) -> int:
+    """The file's. Raises NewerSchema."""
     version, known = _version(connection), len(_steps())
     if version > known:
         raise NewerSchema(f"{path} has schema version {version}; this chatd knows up to {known}: use the newer chatd")
-    if exactly and version < known:
-        raise Unavailable(f"{path} has schema version {version}, this chatd {known}: a server that starts brings it there")
+    return version

@@ -10,9 +10,9 @@ import json
 from typing import cast
 
 import apsw
-import cbor2
 
 from chatd.adapters.sqlite.memberships import may_see
+from chatd.adapters.sqlite.payloads import fields_of
 from chatd.store.query import by_words
 
 FILE_MENTIONS = f"""
@@ -43,7 +43,7 @@ _FILE_REPLY = """
 def file_the_past(connection: apsw.Connection) -> None:
     """All replies and mentions that the log holds, and all titles; what is filed already stays."""
     for conv, seq, sender, payload in connection.execute(_REPLIES_OR_MENTIONS):
-        said = cbor2.loads(cast("bytes", payload))
+        said = fields_of("message", cast("bytes", payload)) or {}
         if (parent := said.get("reply_to")) is not None:  # in order of seq, so its own root is filed
             connection.execute(_FILE_REPLY, (conv, seq, parent))
         if names := said.get("mentions"):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import apsw
 
 from chatd.adapters.sqlite.memberships import entered, may_see, stretch_from, stretch_to
+from chatd.adapters.sqlite.payloads import readable
 from chatd.conversations.operations import Event
 from chatd.store.port import (
     LISTED_DEVICES,
@@ -119,7 +120,8 @@ def _count(columns: str) -> int:
 
 def _event(row: list[Any]) -> Event:
     conv, seq, at, sender, kind, payload, device, cseq, epoch = row
-    return Event(conv, seq, at, sender, kind, bytes.fromhex(payload), device, cseq, epoch)
+    kind, said = readable(conv, seq, kind, bytes.fromhex(payload))
+    return Event(conv, seq, at, sender, kind, said, device, cseq, epoch)
 
 
 def _events(

@@ -26,6 +26,7 @@ import cbor2
 import structlog
 
 from chatd.adapters.sqlite.database import PAGE_CACHE_KIB, translated
+from chatd.adapters.sqlite.payloads import fields_of
 from chatd.adapters.sqlite.reads import rows
 from chatd.store.port import Unavailable
 
@@ -219,9 +220,10 @@ class SearchIndex:
         texts, edits, all_of_them = [], [], []
         for no, conv, sender, deleted, payload, seq, latest in rows(connection, columns, _NOW, json.dumps(changed)):
             all_of_them.append(no)
-            said = cbor2.loads(bytes.fromhex(payload))
-            body = said["body"] if seq is None else cbor2.loads(bytes.fromhex(latest))["body"]
-            if not deleted and said["type"] == "text" and isinstance(body, str):
+            said = fields_of("message", bytes.fromhex(payload)) or {}
+            now = said if seq is None else fields_of("edit", bytes.fromhex(latest)) or {}
+            body = now.get("body")
+            if not deleted and said.get("type") == "text" and isinstance(body, str):
                 texts.append((no, f"c{conv} u{sender}", body))
             if seq is not None:
                 edits.append((no, seq))
@@ -240,5 +242,6 @@ class SearchIndex:
 def _changed(connection: apsw.Connection, done: int, upto: int) -> dict[tuple[int, int], None]:
     """What was edited or deleted, as (conversation, seq)."""
     source = "FROM log.events e WHERE e.no > ?1 AND e.no <= ?2 AND e.kind IN ('edit', 'delete')"
-    found: list[list[Any]] = rows(connection, "e.conv, hex(e.payload)", source, done, upto)
-    return {(conv, cbor2.loads(bytes.fromhex(payload))["target"]): None for conv, payload in found}
+    found: list[list[Any]] = rows(connection, "e.conv, e.kind, hex(e.payload)", source, done, upto)
+    said = ((conv, fields_of(kind, bytes.fromhex(payload))) for conv, kind, payload in found)
+    return {(conv, fields["target"]): None for conv, fields in said if fields is not None}
