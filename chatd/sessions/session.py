@@ -19,7 +19,16 @@ import msgspec
 import structlog
 import trio
 from chatd_protocol import codes, messages
-from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode, encode_beat
+from chatd_protocol.codec import (
+    MAX_CLIENT_BYTES,
+    Encoding,
+    Malformed,
+    decode_common,
+    decode_weighed,
+    encode,
+    encode_beat,
+    weight_of,
+)
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
@@ -40,7 +49,7 @@ from chatd.delivery.hub import frame_of
 from chatd.limits.bucket import TokenBucket
 from chatd.limits.rules import Operation as Limited
 from chatd.sessions import answers
-from chatd.sessions.allowance import frames_bucket, signal_cost, signals_bucket
+from chatd.sessions.allowance import ITEMS_A_FRAME, frames_bucket, greeting_bucket, signal_cost, signals_bucket
 from chatd.sessions.changes import NUMBERED, Change, change_operation, send_operation
 from chatd.sessions.mailbox import Mailbox
 from chatd.sessions.marks import Marks
@@ -74,7 +83,6 @@ class Session:
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
         now = trio.current_time()
-        limits = node.limits
         self._node = node
         self.encoding = encoding
         self._opcode = frames.BINARY if encoding.binary else frames.TEXT
@@ -83,9 +91,9 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._flood = frames_bucket(limits.messages_per_second, limits.messages_burst)
+        self._flood = greeting_bucket()
         self._in_flight = 0
-        self._mailbox = Mailbox(limits.requests_waiting)
+        self._mailbox = Mailbox(node.limits.requests_waiting)
         self._ended: Close | None = None
         self._partial_since = 0.0
         self._paused = False
@@ -121,8 +129,8 @@ class Session:
         self.last_heard = trio.current_time()
         try:
             received = self._parser.feed(data)
-            if wait := self._flood.take(self.last_heard, len(received)):
-                self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
+            if wait := self._flood.take(self.last_heard, len(received) + self._parser.pieces):
+                self.end_flood(wait)
                 return
             self._take(received)
         except FrameError as fault:
@@ -169,20 +177,32 @@ class Session:
 
     def _message_received(self, payload: bytes) -> None:
         try:
-            message = decode_client(self.encoding, payload)
-            self._machine.advance("client", messages.name_of(message))
+            message = decode_common(self.encoding, payload) or self._weighed(payload)
         except Malformed as fault:
             self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             return
-        except OutOfPlace as misplaced:  # another name: compiled, a name has one type, and this was no Malformed
+        if message is None:
+            return
+        try:
+            self._machine.advance("client", messages.name_of(message))
+        except OutOfPlace as misplaced:
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             else:
                 self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(misplaced))
             return
         self._act(message, len(payload))
+
+    def _weighed(self, payload: bytes) -> messages.ClientMessage | None:
+        """What is not in its usual form: it costs as many frames as it takes the time of. None where that was too many, and the
+        session has ended. Raises Malformed."""
+        weight = weight_of(self.encoding, payload)
+        if weight > ITEMS_A_FRAME and (wait := self._flood.take(self.last_heard, weight // ITEMS_A_FRAME)):
+            self.end_flood(wait)
+            return None
+        return decode_weighed(self.encoding, payload, weight)
 
     def _act(self, message: messages.ClientMessage, size: int) -> None:
         kind = type(message)
@@ -378,6 +398,11 @@ class Session:
         farewell = frame_of(self.encoding, bye) + frames.encode_close(close.code, close.reason)
         self._finish(close, farewell, cut=cut)
 
+    def end_flood(self, wait: float) -> None:
+        """End, for it has said more than it may; it may come back when it could say something again, and a burst of it."""
+        full = max(wait, self._flood.full_in(self.last_heard)) if self.limits is not None else wait
+        self.end(codes.RATE_LIMITED, retry_after_ms=int(full * 1000) + 1000)
+
     def _close_frame(self, code: int, reason: str) -> None:
         if self._ended is None:
             self._finish(Close(code, reason), frames.encode_close(code, reason), cut=False)
@@ -431,9 +456,16 @@ class Session:
     def admitted(self, limits: UserLimits) -> None:
         """By these limits it is measured from here on; a tier that allows more has a wider bound on frames, too."""
         self.limits = limits
-        rule = limits.messages.rule
-        if rule.rate_per_s > self._node.limits.messages_per_second:
+        rule, least = limits.messages.rule, self._node.limits
+        if rule.rate_per_s > least.messages_per_second:
             self._flood = frames_bucket(rule.rate_per_s, rule.burst)
+        else:
+            self._flood = frames_bucket(least.messages_per_second, least.messages_burst)
+
+    def tell_flood(self) -> None:
+        """It is over; if it was a flood, the user's next session has to wait."""
+        if self.limits is not None:
+            self._node.floods.ended(self.user, self._flood, trio.current_time())
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""

@@ -43,8 +43,28 @@ RATES = (
     ),
     Guard(
         "frames of any kind: so often", SESSION,
-        "if wait := self._flood.take(self.last_heard, len(received)):", "if wait := 0.0:",
+        "if wait := self._flood.take(self.last_heard, len(received) + self._parser.pieces):", "if wait := 0.0:",
         tests(ALONE, "test_frames_beyond_the_rate_end_the_session"),
+    ),
+    Guard(
+        "fragments count as frames", SESSION,
+        "len(received) + self._parser.pieces", "len(received)",
+        tests(ALONE, "test_fragments_are_frames"),
+    ),
+    Guard(
+        "frames before the hello: so many", "chatd/sessions/allowance.py",
+        "return TokenBucket(GREETING_PER_SECOND, GREETING_BURST)", "return TokenBucket(1e6, 1e6)",
+        tests(ALONE, "test_frames_before_the_hello_are_few"),
+    ),
+    Guard(
+        "a flood does not begin anew with the next session", "chatd/sessions/actor.py",
+        "if identity is not None and (wait := node.floods.wait(identity.user, trio.current_time())):", "if wait := 0.0:",
+        tests(ALONE, "test_a_flood_does_not_begin_anew_with_the_next_session"),
+    ),
+    Guard(
+        "what takes as long to read as many frames counts as many", SESSION,
+        "if weight > ITEMS_A_FRAME and (wait := self._flood.take(self.last_heard, weight // ITEMS_A_FRAME)):", "if wait := 0.0:",
+        tests(ALONE, "test_a_message_of_many_items_counts_as_many_frames"),
     ),
     Guard(
         "sign-ins, sign-ups: so often from one address", "chatd/listener/routes.py",
