@@ -11,16 +11,19 @@ import pytest
 import trio
 
 from chatd.listener import accepting
-from chatd.listener.accepting import AT_ONCE, accept_all
+from chatd.listener.accepting import AT_ONCE, REFUSALS_FOR_ONE, accept_all
 
 
 class Server:
-    """A listening socket whose connections are greeted; ``full`` is set when there is no room for one more."""
+    """A listening socket whose connections are greeted, but for the first ``refused``; ``full`` is set when there is no room for
+    one more."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self.listener = listener
         self.address = listener.socket.getsockname()
         self.full = trio.Event()
+        self.peers: list[object] = []
+        self.refused = 0
 
     async def greet(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -31,8 +34,12 @@ class Server:
         assert event == "listener.full"
         self.full.set()
 
+    def admit(self, peer: object) -> bool:
+        self.peers.append(peer)
+        return len(self.peers) > self.refused
+
     async def run(self, nursery: trio.Nursery) -> None:
-        await accept_all(self.listener, self.greet, nursery)
+        await accept_all(self.listener, self.admit, self.greet, nursery)
 
     def connected(self) -> socket.socket:
         """A client whose connection waits to be taken."""
@@ -65,6 +72,18 @@ async def test_all_that_have_come_are_taken(server: Server, nursery: trio.Nurser
     assert [await greeting(client) for client in clients] == [b"hello"] * len(clients)
     nursery.cancel_scope.cancel()
     assert server.listener.socket.fileno() >= 0
+    await trio.aclose_forcefully(server.listener)
+
+
+async def test_who_is_not_admitted_is_closed(server: Server, nursery: trio.Nursery) -> None:
+    """By its address, without a word, and also if they are more than are taken at once; who comes behind them is greeted."""
+    server.refused = 3 * AT_ONCE * REFUSALS_FOR_ONE
+    clients = [server.connected() for _ in range(server.refused + 1)]
+    names = [client.getsockname() for client in clients]
+    nursery.start_soon(server.run, nursery)
+    assert [await greeting(client) for client in clients] == [b""] * server.refused + [b"hello"]
+    assert server.peers == names
+    nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(server.listener)
 
 
