@@ -222,7 +222,7 @@ async def _serve_sockets(
         connections.start_soon(partial(trio.serve_listeners, serve_ops, operators, handler_nursery=connections))
         async with trio.open_nursery() as acceptors:
             for accepting in public:
-                acceptors.start_soon(accept_all, accepting, partial(listener.serve, connections), connections)
+                acceptors.start_soon(accept_all, accepting, listener.admit, partial(listener.serve, connections), connections)
             _collect_seldom()
             _announce(config, public, operators)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

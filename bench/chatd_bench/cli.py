@@ -19,9 +19,11 @@ from chatd_bench.command_check import writable, wrong
 from chatd_bench.command_line import common_of, make_parser
 from chatd_bench.faults import NotOffered, RunFailed
 from chatd_bench.generator import raise_file_limit
+from chatd_bench.hostile.attacks import ATTACKS
 from chatd_bench.machine import describe, given_settings
 from chatd_bench.report import RESULTS, render, save
 from chatd_bench.scenarios.flow import run_dm, run_group, run_mix
+from chatd_bench.scenarios.hostile import run_hostile
 from chatd_bench.scenarios.idle import run_idle
 from chatd_bench.scenarios.slow import run_slow
 from chatd_bench.scenarios.stage import WINDOW, Options, Result
@@ -224,6 +226,10 @@ def _runs(options: argparse.Namespace, common: Options) -> Iterator[Run]:
         case "slow":
             sizes = chosen("members", "senders", "slow", "bytes_per_second")
             yield "slow", sizes, lambda to: run_slow(to, *sizes.values())
+        case "hostile":
+            attacks = given["attack"] or list(ATTACKS)
+            sizes = {**chosen("connections", "rounds"), "attacks": attacks}
+            yield "hostile", sizes, lambda to: run_hostile(to, *sizes.values())
         case "idle":
             yield "idle", chosen("steps", "hold"), lambda to: run_idle(to, given["steps"], given["hold"])
         case "quick":

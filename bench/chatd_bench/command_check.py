@@ -11,6 +11,7 @@ from pathlib import Path
 from chatd_bench import outage_command
 from chatd_bench.command_line import common_of, dialect_of, loaded_by, rate_of
 from chatd_bench.faults import RunFailed
+from chatd_bench.scenarios.hostile import GROUP, MAX_ROUNDS
 from chatd_bench.scenarios.stage import Options
 from chatd_bench.servers.registry import make_server
 
@@ -56,6 +57,19 @@ def _wrong_suite(options: argparse.Namespace) -> str | None:
     return _wrong_peers(options.peers.split(",") if options.peers else [], "chatd")
 
 
+def _wrong_hostile(options: argparse.Namespace) -> str | None:
+    """The attacker speaks chatd's own protocol, to a server whose limits are known."""
+    if options.server != "chatd" or options.url or options.nodes != 1:
+        return "hostile is of one chatd that is started here: without --server, --url and --nodes"
+    if options.closed_loop:
+        return "--closed-loop: hostile follows a plan, for a closed loop waits where it is kept waiting"
+    if options.connections % GROUP or options.connections // GROUP < options.generators:
+        return f"--connections {options.connections}: must be groups of {GROUP}, at least one for each generator"
+    if options.rounds > MAX_ROUNDS:
+        return f"--rounds {options.rounds}: {MAX_ROUNDS} at most"
+    return _wrong_load(options)
+
+
 def _wrong_compare(options: argparse.Namespace) -> str | None:
     """The sizes of both scenarios, where both are run."""
     of = ("dm", "group") if options.of == "both" else (options.of,)
@@ -73,7 +87,7 @@ def _wrong_peers(peers: list[str], baseline: str) -> str | None:
 
 _ALONE: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "limits": _nothing, "report": _nothing, "presence": _wrong_presence, "search": _wrong_search, "suite": _wrong_suite,
-    "compare": _wrong_compare, "outage": outage_command.wrong,
+    "compare": _wrong_compare, "hostile": _wrong_hostile, "outage": outage_command.wrong,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatd_bench import outage_command
 from chatd_bench.dialects.registry import dialect_names
+from chatd_bench.hostile.attacks import ATTACKS
 from chatd_bench.quantities import above_zero, counted, not_negative, positive
 from chatd_bench.report import RESULTS
 from chatd_bench.scenarios.flow import MIX_RATE
@@ -18,6 +19,7 @@ from chatd_bench.servers.registry import server_names
 
 STORM_RATE = 1000.0
 SLOW_RATE = 500.0
+HOSTILE_RATE = 700.0
 SLOW_BODY_BYTES = 1000
 SUITES = ("short", "all")
 QUICK_HEARTBEAT_MS = "1000"
@@ -64,6 +66,16 @@ def _add_flows(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
     _add(slow, "--senders", 10, "K", "members who write")
     _add(slow, "--slow", 1, "K", "members who read slowly, and do not write")
     slow.add_argument("--bytes-per-second", type=counted, default=0, metavar="B", help="that these read (0: nothing)")
+    _add_hostile(scenarios, *parents)
+
+
+def _add_hostile(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
+    what = "others write by a plan, and in turns one address attacks"
+    hostile = _command(scenarios, "hostile", parents, what, "Of chatd, with the limits that it has by default.")
+    _add(hostile, "--connections", 200, "N", "who write to each other, or in groups of ten")
+    _add(hostile, "--rounds", 5, "N", "of --seconds in calm and as many under attack, for each of the attacks")
+    named = f"only this one of {', '.join(ATTACKS)}; may be repeated"
+    hostile.add_argument("--attack", action="append", choices=tuple(ATTACKS), metavar="NAME", help=named)
 
 
 def _add_states(scenarios: Any, *parents: argparse.ArgumentParser) -> None:
@@ -232,7 +244,7 @@ def dialect_of(options: argparse.Namespace) -> str | None:
 
 def rate_of(options: argparse.Namespace) -> float | None:
     """Of the plan; None: a closed loop."""
-    standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE}.get(loaded_by(options))
+    standard = {"mix": MIX_RATE, "storm": STORM_RATE, "slow": SLOW_RATE, "hostile": HOSTILE_RATE}.get(loaded_by(options))
     return None if options.closed_loop else options.open_loop or standard
 
 

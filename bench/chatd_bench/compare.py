@@ -100,7 +100,7 @@ def summary(name: str, match: Match, runs: Sequence[Result]) -> Result:
         "server": name, "keeps_history": make_server(name).keeps_history,
         "versions": next((run["server_versions"] for run in own if "server_versions" in run), {}),
         "void": sum(bool(run["void"]) for run in own), "failed": sorted({run["failed"] for run in own if "failed" in run}),
-        "void_reasons": _alike([reason for run in own for reason in run["void"]]),
+        "void_reasons": alike([reason for run in own for reason in run["void"]]),
     }  # fmt: skip
     for key in (RATE, PER_CPU):
         by_round = _by_round(own, key, match.keep_void)
@@ -125,7 +125,7 @@ def _counts(run: Result, key: str, keep_void: bool) -> bool:
     return keep_void or not run["void"]
 
 
-def _alike(reasons: Sequence[str]) -> list[str]:
+def alike(reasons: Sequence[str]) -> list[str]:
     """One of each kind: those that differ in their figures only are counted."""
     kinds: dict[str, list[str]] = {}
     for reason in reasons:

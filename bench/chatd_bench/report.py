@@ -22,7 +22,7 @@ def render(report: dict[str, Any]) -> str:
     stored = keeps_history(report["server"])
     if "spans" in result:
         rows += _span_rows(result["spans"], stored)
-    for name, show in (("steps", _idle_rows), ("storm", _storm_rows), ("pages", _page_rows)):
+    for name, show in (("steps", _idle_rows), ("storm", _storm_rows), ("pages", _page_rows), ("attacks", _attack_rows)):
         if name in result:
             rows += show(result[name])
     if "catch_up" in result:
@@ -92,6 +92,29 @@ def _page_rows(pages: list[dict[str, Any]]) -> Rows:
         (page["what"], f"{page['messages']:>10,} stored   {page['requests']:>6} requests   {latencies(page['latency_ms'])}")
         for page in pages
     ]
+
+
+def _attack_rows(attacks: list[dict[str, Any]]) -> Rows:
+    """A line for each: medians of the rounds that count; shares of a core in calm and under attack."""
+    head = f"{'p99 ms, calm':>13}{'attacked':>10}   {'ratio':<20}{'of p50':<20}{'server':>14}{'attacker':>10}   rounds"
+    return [("attacks", head), *((one["attack"], _attack_row(one)) for one in attacks)]
+
+
+def _attack_row(one: Mapping[str, Any]) -> str:
+    calm, attacked, rounds = one["calm"], one["attacked"], one["rounds"]
+    why = "; ".join(one["void_reasons"])
+    counted = f"{sum(not each['void'] for each in rounds)} of {len(rounds)}{f' ({why})' if why else ''}"
+    if calm is None:
+        return f"{counted:>90}"
+    shares = f"{calm['server']:.0%} -> {attacked['server']:.0%}"
+    return (
+        f"{calm['p99']:>13.2f}{attacked['p99']:>10.2f}   {_spread(one['ratio']):<20}{_spread(one['p50_ratio']):<20}"
+        f"{shares:>14}{attacked['attacker']:>10.0%}   {counted}"
+    )
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} - {ratio['high']:.2f})"
 
 
 def _cpu_rows(result: Mapping[str, Any]) -> Rows:

@@ -90,6 +90,7 @@ def _all(suite: Suite) -> Iterator[Step]:
         yield ("mix", "--open-loop", rate, *timed)
     yield ("storm", *timed)
     yield ("slow", *timed)
+    yield ("hostile", "--seconds", f"{suite.seconds / 2:g}")
     yield ("idle",)
     yield ("idle", "--steps", "10000,30000,50000", "--nodes", "4", "--generators", "4")
     for stored in ("0", MANY):

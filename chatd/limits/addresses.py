@@ -84,6 +84,13 @@ class AddressLimits:
         wait = max(1, counted.retry_ms) / 1000
         return Verdict(wait, rule.burst, counted.remaining, max(wait, counted.reset_ms / 1000))
 
+    def exhausted(self, operation: Operation, address: str) -> bool:
+        """Whether this node's own bucket is empty, or Redis has said no, and its time is not over."""
+        now = self._clock()
+        if self._buckets[operation].bucket(address).remaining(now) < 1:
+            return True
+        return self._denied_until(operation, address, now) is not None
+
     async def state(self, operation: Operation, address: str, shared: SharedLimits | None) -> State:
         """How the limit stands; nothing is counted. Cancelling is safe."""
         rule = self._rules[operation]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 
 DEFAULT_MAX_KEYS = 20_000
 """About 5 MiB when full; an attacker with more addresses than this meets the limit on all connections instead."""
@@ -98,6 +99,7 @@ class Buckets:
         return self.bucket(key).take(now, n)
 
 
+@lru_cache(maxsize=DEFAULT_MAX_KEYS)
 def address_key(address: str) -> str:
     """The key under which a peer's address is counted.
 

@@ -234,6 +234,10 @@ class Limiter:
             self.refused(operation)
         return verdict
 
+    def exhausted(self, operation: Operation, address: str) -> bool:
+        """Whether it is known here, asking nobody, that ``count`` would refuse the next attempt. Nothing is counted."""
+        return self._addresses.exhausted(operation, address)
+
     async def address_states(self, address: str) -> list[State]:
         """How the limits of an address stand; nothing is counted. Cancelling is safe."""
         key = address_key(address)

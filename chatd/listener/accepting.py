@@ -14,6 +14,8 @@ import structlog
 import trio
 
 AT_ONCE = 8
+REFUSALS_FOR_ONE = 4
+"""So many that are closed at once take as long as one that is served begins with."""
 CAPACITY_PAUSE = 0.1
 KERNEL_BYTES = 262_144
 """What the kernel may keep of a connection, in either direction (Linux doubles it, for what it needs itself). Left alone it lets
@@ -36,17 +38,21 @@ async def open_listeners(host: str, port: int, backlog: int | None = None) -> li
 
 
 async def accept_all(
-    listener: trio.SocketListener, handler: Callable[[trio.SocketStream], Awaitable[None]], handlers: trio.Nursery
-) -> None:
-    """Start ``handler`` in ``handlers`` for each connection; it owns the stream. Ends when cancelled; the caller closes
-    ``listener``. Raises OSError where the listening socket itself is broken."""
+    listener: trio.SocketListener, admit: Callable[[object], bool], handler: Callable[[trio.SocketStream], Awaitable[None]],
+    handlers: trio.Nursery,
+) -> None:  # fmt: skip
+    """Start ``handler`` in ``handlers`` for each connection whose peer's address ``admit`` takes; it owns the stream. Others are
+    closed without a task. Ends when cancelled; the caller closes ``listener``. Raises OSError where the listening socket itself
+    is broken."""
     with socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:  # Trio's own cannot be asked without a wait
         listening.setblocking(False)
         while True:
             await trio.lowlevel.wait_readable(listening)
-            for _ in range(AT_ONCE):
+            room = AT_ONCE * REFUSALS_FOR_ONE
+            while room > 0:
+                room -= 1
                 try:
-                    accepted, _ = listening.accept()
+                    accepted, peer = listening.accept()
                 except BlockingIOError:
                     break
                 except OSError as fault:
@@ -57,4 +63,8 @@ async def accept_all(
                         await trio.sleep(CAPACITY_PAUSE)
                         break
                     continue
+                if not admit(peer):
+                    accepted.close()
+                    continue
+                room -= REFUSALS_FOR_ONE - 1
                 handlers.start_soon(handler, trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))

@@ -23,7 +23,7 @@ from chatd_protocol.codec import Encoding
 from chatd_protocol.codes import ErrorCode
 
 from chatd.limits.addresses import Verdict
-from chatd.limits.bucket import address_key
+from chatd.limits.bucket import TokenBucket, address_key
 from chatd.limits.rules import Operation
 from chatd.listener.head import BadUpgrade, RequestHead, check_upgrade, choose_subprotocol, origin_allowed
 from chatd.listener.http import Deadlines, Respond, send_refusal, serve_http
@@ -38,6 +38,10 @@ from chatd.wire.poller import Poller
 from chatd.wire.stream_link import StreamLink
 
 MAX_FAREWELLS = 50
+FAREWELLS_PER_SECOND = 20.0
+FAREWELLS_BURST = 100
+"""Of all who are turned away, so many are told why. Who comes beyond that, from an address of which it is known that it may not,
+is closed as soon as it is accepted: no task, no answer, no wait for it to be read."""
 _TURNED_AWAY = Deadlines(send=1, linger=1)
 _FULL = BadUpgrade(
     503, ErrorCode.OVERLOADED, "too many connections from this address, or in all", ((b"Retry-After", b"5"),)
@@ -67,8 +71,22 @@ class Listener:
         self._allowed_origins = allowed_origins
         self._tls = tls
         self._farewells = 0
+        self._telling = TokenBucket(FAREWELLS_PER_SECOND, FAREWELLS_BURST)
         self._per_address: Counter[str] = Counter()
         self.connections = 0
+
+    def admit(self, peer: object) -> bool:
+        """Whether a connection from this socket address is to be served, if only to be told why it may not be. Asks nobody."""
+        address = _key_of(peer)
+        if not self._full(address) and not self._node.limiter.exhausted(Operation.CONNECTIONS, address):
+            return True
+        if self._tls is None and not self._telling.take(trio.current_time()):
+            return True
+        self._metrics.connections_refused += 1
+        return False
+
+    def _full(self, address: str) -> bool:
+        return self.connections >= self._max_connections or self._per_address[address] >= self._max_per_address
 
     async def serve(self, sessions: trio.Nursery, stream: trio.SocketStream) -> None:
         """Serve one accepted connection to its end, or until it goes on in ``sessions``. Raises nothing but cancellation."""
@@ -77,8 +95,8 @@ class Listener:
         except OSError:  # gone before we looked
             await trio.aclose_forcefully(stream)
             return
-        address = sys.intern(address_key(peer[0] if isinstance(peer, tuple) else "local"))
-        if self.connections >= self._max_connections or self._per_address[address] >= self._max_per_address:
+        address = sys.intern(_key_of(peer))
+        if self._full(address):
             self._metrics.connections_refused += 1
             await self._turn_away(stream, _FULL)
             return
@@ -221,6 +239,10 @@ async def run_on_stream(node: Node, session: Session, link: StreamLink, *, answe
                 link.abort()
     finally:
         del node.sessions[session.session_id]
+
+
+def _key_of(peer: object) -> str:
+    return address_key(str(peer[0]) if isinstance(peer, tuple) else "local")
 
 
 def _too_often(verdict: Verdict) -> BadUpgrade:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from chatd_protocol import json_form
+from chatd_protocol.cbor import MAX_ITEMS
 from chatd_protocol.codes import ErrorCode
 from chatd_protocol.messages import MAX_DEVICE_CHARS
 from msgspec import Meta, Struct
@@ -206,7 +207,8 @@ def _body_of(request: Request, body: type[B]) -> B | Response:
     if media_type != b"application/json":
         return error_response(415, ErrorCode.BAD_MESSAGE, "Content-Type: application/json")
     try:
-        json_form.check_containers(request.body)
+        if json_form.count_items(request.body) > MAX_ITEMS:
+            return error_response(400, ErrorCode.BAD_MESSAGE, f"body: at most {MAX_ITEMS} items")
         return msgspec.convert(json_form.load_object(request.body), body)
     except msgspec.ValidationError as fault:
         return error_response(400, ErrorCode.BAD_MESSAGE, f"body: {fault}")

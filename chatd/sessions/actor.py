@@ -68,6 +68,9 @@ async def _say_hello(session: Session, node: Node, hello: messages.Hello) -> boo
     if session.ended is not None:
         return False  # gone while it waited: nothing more is spent on it
     identity = _identity_of(session, node, hello.token)
+    if identity is not None and (wait := node.floods.wait(identity.user, trio.current_time())):
+        session.end_flood(wait)
+        return False
     if identity is None or (opened := await _open_device(session, node, hello, identity)) is None:
         return False
     await node.pace.step()
@@ -173,6 +176,7 @@ def _forget(session: Session, node: Node) -> None:
     for conv in session.topics:
         node.hub.unfollow(session, conv)
     session.topics.clear()
+    session.tell_flood()
     if session.limits is not None:
         node.limiter.leave(session.limits)
     if session.user:

@@ -22,6 +22,7 @@ from chatd.delivery.signals import Signals
 from chatd.limits.limiter import Limiter
 from chatd.ops.metrics import Metrics
 from chatd.presence.actor import Presence
+from chatd.sessions.allowance import Floods
 from chatd.sessions.pace import Pace
 from chatd.sessions.roll import Roll
 from chatd.sessions.session import Session
@@ -112,6 +113,7 @@ class Node:
         self.advertised = advertised
         self.random = random
         self.pace = Pace()
+        self.floods = Floods()
         self.sessions: dict[str, Session] = {}
         self.wheel = TimingWheel()
         self.marked: list[Session] = []

@@ -19,7 +19,16 @@ import msgspec
 import structlog
 import trio
 from chatd_protocol import codes, messages
-from chatd_protocol.codec import MAX_CLIENT_BYTES, Encoding, Malformed, decode_client, encode, encode_beat
+from chatd_protocol.codec import (
+    MAX_CLIENT_BYTES,
+    Encoding,
+    Malformed,
+    decode_common,
+    decode_weighed,
+    encode,
+    encode_beat,
+    weight_of,
+)
 from chatd_protocol.codes import Close, ErrorCode
 from chatd_protocol.transitions import OutOfPlace, State
 from chatd_protocol.transitions import Session as Machine
@@ -41,12 +50,12 @@ from chatd.limits.bucket import TokenBucket
 from chatd.limits.rules import Operation as Limited
 from chatd.sessions import answers
 from chatd.sessions.allowance import (
-    FREE_BYTES,
+    ITEMS_A_FRAME,
+    MALFORMED_FRAMES,
     frames_bucket,
-    malformed_cost,
+    greeting_bucket,
     signal_cost,
     signals_bucket,
-    structure_cost,
 )
 from chatd.sessions.changes import NUMBERED, Change, change_operation, send_operation
 from chatd.sessions.mailbox import Mailbox
@@ -82,7 +91,6 @@ class Session:
 
     def __init__(self, node: Node, encoding: Encoding, address: str, session_id: str) -> None:
         now = trio.current_time()
-        limits = node.limits
         self._node = node
         self.encoding = encoding
         self._opcode = frames.BINARY if encoding.binary else frames.TEXT
@@ -91,9 +99,9 @@ class Session:
         self.link: Link
         self._parser = FrameParser(MAX_CLIENT_BYTES)
         self._machine = Machine()
-        self._flood = frames_bucket(limits.messages_per_second, limits.messages_burst)
+        self._flood = greeting_bucket()
         self._in_flight = 0
-        self._mailbox = Mailbox(limits.requests_waiting)
+        self._mailbox = Mailbox(node.limits.requests_waiting)
         self._ended: Close | None = None
         self._partial_since = 0.0
         self._paused = False
@@ -129,7 +137,7 @@ class Session:
         self.last_heard = trio.current_time()
         try:
             received = self._parser.feed(data)
-            if not self._charge(len(received)):
+            if not self._charge(len(received) + self._parser.pieces):
                 return
             self._handle_frames(received)
         except FrameError as fault:
@@ -177,40 +185,40 @@ class Session:
 
     def _message_received(self, payload: bytes) -> None:
         try:
-            message = decode_client(self.encoding, payload)
-            self._machine.advance("client", messages.name_of(message))
+            message = decode_common(self.encoding, payload) or self._weighed(payload)
         except Malformed as fault:
             self.refuse(fault.code, fault.message, id=fault.id, cseq=fault.cseq)
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             else:
-                self._charge_malformed(len(payload))
+                self._charge(MALFORMED_FRAMES)
             return
-        except OutOfPlace as misplaced:  # another name: compiled, a name has one type, and this was no Malformed
+        if message is None:
+            return
+        try:
+            self._machine.advance("client", messages.name_of(message))
+        except OutOfPlace as misplaced:
             if self._machine.state is State.CONNECTED:
                 self.end(codes.HELLO_EXPECTED)
             else:
                 self._refuse_message(message, ErrorCode.OUT_OF_PLACE, str(misplaced))
             return
-        if len(payload) <= FREE_BYTES or self._charge(structure_cost(len(payload), getattr(message, "body", ""))):
-            self._act(message, len(payload))
+        self._act(message, len(payload))
 
     def _charge(self, cost: int) -> bool:
         """So many frames more; False where they are not to be had, and the session is ended."""
         wait = self._flood.take(self.last_heard, cost)
         if wait:
-            self._flooded(wait)
+            self.end_flood(wait)
         return not wait
 
-    def _charge_malformed(self, size: int) -> None:
-        """What is no message is one of the user's requests, too: not only of this session."""
-        if self._charge(malformed_cost(size)) and self.limits is not None:
-            wait = self.limits.requests.take(self.last_heard)
-            if wait:
-                self._flooded(wait)
-
-    def _flooded(self, wait: float) -> None:
-        self.end(codes.RATE_LIMITED, retry_after_ms=int(wait * 1000) + 1000)
+    def _weighed(self, payload: bytes) -> messages.ClientMessage | None:
+        """What is not in its usual form: it costs as many frames as it takes the time of. None where that was too many, and the
+        session has ended. Raises Malformed."""
+        weight = weight_of(self.encoding, payload)
+        if weight > ITEMS_A_FRAME and not self._charge(weight // ITEMS_A_FRAME):
+            return None
+        return decode_weighed(self.encoding, payload, weight)
 
     def _act(self, message: messages.ClientMessage, size: int) -> None:
         kind = type(message)
@@ -410,6 +418,11 @@ class Session:
         farewell = frame_of(self.encoding, bye) + frames.encode_close(close.code, close.reason)
         self._finish(close, farewell, cut=cut)
 
+    def end_flood(self, wait: float) -> None:
+        """End, for it has said more than it may; it may come back when it could say something again, and a burst of it."""
+        full = max(wait, self._flood.full_in(self.last_heard)) if self.limits is not None else wait
+        self.end(codes.RATE_LIMITED, retry_after_ms=int(full * 1000) + 1000)
+
     def _close_frame(self, code: int, reason: str) -> None:
         if self._ended is None:
             self._finish(Close(code, reason), frames.encode_close(code, reason), cut=False)
@@ -463,9 +476,16 @@ class Session:
     def admitted(self, limits: UserLimits) -> None:
         """By these limits it is measured from here on; a tier that allows more has a wider bound on frames, too."""
         self.limits = limits
-        rule = limits.messages.rule
-        if rule.rate_per_s > self._node.limits.messages_per_second:
+        rule, least = limits.messages.rule, self._node.limits
+        if rule.rate_per_s > least.messages_per_second:
             self._flood = frames_bucket(rule.rate_per_s, rule.burst)
+        else:
+            self._flood = frames_bucket(least.messages_per_second, least.messages_burst)
+
+    def tell_flood(self) -> None:
+        """It is over; if it was a flood, the user's next session has to wait."""
+        if self.limits is not None:
+            self._node.floods.ended(self.user, self._flood, trio.current_time())
 
     def advance(self, name: str) -> None:
         """The server's side of the state machine: ``welcome`` or ``live`` is about to be written."""

@@ -76,13 +76,15 @@ class FrameParser:
     parser must not be fed again.
     """
 
-    __slots__ = ("_buffer", "_fragment_opcode", "_fragments", "_max_message")
+    __slots__ = ("_buffer", "_fragment_opcode", "_fragments", "_max_message", "pieces")
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
         self._buffer = b""
         self._fragments: list[bytes] | None = None
         self._fragment_opcode = 0
+        self.pieces = 0
+        """Fragments that the last ``feed`` took and that ended no message: each is as much work as a message."""
 
     @property
     def partial(self) -> bool:
@@ -97,6 +99,7 @@ class FrameParser:
         if self._buffer:
             data = self._buffer + data
         frames: list[Frame] = []
+        self.pieces = 0
         at, end = 0, len(data)
         while end - at >= 2:
             first, second = data[at], data[at + 1]
@@ -122,6 +125,8 @@ class FrameParser:
                 frames.append((BINARY, payload))
             elif (frame := self._accept(first, payload)) is not None:
                 frames.append(frame)
+            else:
+                self.pieces += 1
         self._buffer = data[at:] if at else data
         return frames
 

@@ -10,7 +10,7 @@ import trio
 
 from chatd.wire.link import LINGER_SECONDS, NOBODY, Outbox, Receiver
 
-READ_BYTES = 65536
+READ_BYTES = 4096  # as the poller, and for the same reason
 JOIN_FRAMES = 64
 
 

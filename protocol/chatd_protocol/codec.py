@@ -22,6 +22,8 @@ from chatd_protocol.plain_send import read_plain_send
 
 MAX_CLIENT_BYTES: Final = 64 * 1024
 MAX_SERVER_BYTES: Final = 1024 * 1024
+LIGHT_BYTES: Final = 128
+"""What is no longer need not be weighed, as marks and most requests: it cannot hold more than MAX_CONTAINERS."""
 _CBOR: Final = Encoding.CBOR  # an Enum's member is found by its metaclass, which takes longer than all else here
 _JSON: Final = Encoding.JSON
 
@@ -65,15 +67,31 @@ _LONGEST_BEAT = max(len(form) for forms in _BEATS.values() for form in forms)
 
 def decode_client(encoding: Encoding, data: bytes) -> ClientMessage:
     """One message of a client's, at most MAX_CLIENT_BYTES. Raises Malformed."""
+    if (message := decode_common(encoding, data)) is not None:
+        return message
+    return decode_weighed(encoding, data, weight_of(encoding, data))
+
+
+def decode_common(encoding: Encoding, data: bytes) -> ClientMessage | None:
+    """What comes all the time, in its usual form; None where it is something else, or may be wrong."""
     if len(data) <= _LONGEST_BEAT and (beat := _BEATS[encoding.binary].get(data)) is not None:
         return beat
-    if encoding is _CBOR and len(data) <= MAX_CLIENT_BYTES and (send := read_plain_send(data)) is not None:
-        return send
-    if len(data) <= MAX_CLIENT_BYTES:
-        try:
-            (cbor if encoding is _CBOR else json_form).check_containers(data)
-        except ValueError as fault:
-            raise Malformed(ErrorCode.BAD_MESSAGE, str(fault)) from None
+    if encoding is _CBOR and len(data) <= MAX_CLIENT_BYTES:
+        return read_plain_send(data)
+    return None
+
+
+def weight_of(encoding: Encoding, data: bytes) -> int:
+    """How many items a message has, which is what reading it costs; more than MAX_ITEMS where it is not to be read."""
+    if len(data) <= LIGHT_BYTES:
+        return 1
+    return cbor.count_items(data) if encoding is _CBOR else json_form.count_items(data)
+
+
+def decode_weighed(encoding: Encoding, data: bytes, weight: int) -> ClientMessage:
+    """Any message of a client's, with what ``weight_of`` says of it. Raises Malformed."""
+    if weight > cbor.MAX_ITEMS:
+        raise Malformed(ErrorCode.BAD_MESSAGE, f"message: at most {cbor.MAX_ITEMS} items, {cbor.MAX_CONTAINERS} maps and arrays")
     message: ClientMessage = _decode(encoding, data, _CLIENT, MAX_CLIENT_BYTES)
     return message
 

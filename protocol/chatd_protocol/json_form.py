@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from chatd_protocol.cbor import MAX_CONTAINERS, check_values
+from chatd_protocol.cbor import MAX_CONTAINERS, MAX_ITEMS, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,19 +29,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_object)
 _encoder = msgspec.json.Encoder()
 
-
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
 """What begins as one ends as one, at the end of all at the latest: so each byte is looked at once."""
-
-
-def check_containers(data: bytes) -> None:
-    """Refuse more than MAX_CONTAINERS, without making one. Raises ValueError; what is wrong otherwise is left to the reading."""
-    if _openings(data) > MAX_CONTAINERS and _openings(_STRINGS.sub(b"", data)) > MAX_CONTAINERS:
-        raise ValueError(f"a message has at most {MAX_CONTAINERS} objects and arrays")
-
-
-def _openings(data: bytes) -> int:
-    return data.count(b"{") + data.count(b"[")
 
 
 def load_object(data: bytes) -> dict[str, Any]:
@@ -62,6 +51,19 @@ def load_object(data: bytes) -> dict[str, Any]:
             # What is no base64url stays as it is, and is refused as a body that is neither text nor bytes.
             holder["body"] = _from_base64(body["b64"], otherwise=body)
     return value
+
+
+def count_items(data: bytes) -> int:
+    """As ``cbor.count_items``: by its punctuation, first with that in strings, and without only where it would be too much."""
+    if (counted := _items(data)) <= MAX_ITEMS:
+        return counted
+    return _items(_STRINGS.sub(b"0", data, count=MAX_ITEMS))  # with more strings than that there is as much between them
+
+
+def _items(data: bytes) -> int:
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        return MAX_ITEMS + 1
+    return 1 + data.count(b",") + data.count(b":")
 
 
 def _reason(fault: Exception) -> str:

@@ -46,9 +46,13 @@ SCENARIOS = {
     "mix": ("--groups", "3", "--open-loop", "300", "--nodes", "2", "--encoding", "json", "--generators", "2", *TIMED),
     "storm": ("--connections", "20", "--others", "4", "--open-loop", "100", "--during", "1", *TIMED),
     "slow": ("--members", "10", "--senders", "3", "--open-loop", "100", *TIMED),
+    "hostile": (
+        "--connections", "20", "--rounds", "1", "--open-loop", "100", "--attack", "bombs", "--attack", "half-hellos",
+        "--attack", "deaf", *TIMED,
+    ),
     "catchup": ("--missed", "200", "--repeats", "2", "--stored", "500", "--users", "50"),
     "history": ("--stored", "300,2000", "--users", "50", "--requests", "10"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -69,6 +73,12 @@ def test_a_scenario_runs_and_its_checks_hold(tmp_path: Path, name: str) -> None:
         case "slow":
             before, during = result["spans"]
             assert before["delivered"] > 0 < during["delivered"]
+        case "hostile":
+            assert [one["attack"] for one in result["attacks"]] == ["bombs", "half-hellos", "deaf"]
+            for one in result["attacks"]:
+                [only] = one["rounds"]
+                assert only["calm"]["p99"] > 0 < only["attacked"]["p99"]
+                assert only["attacker"]["attempts"] > 0 < only["attacker"]["connections"]
         case "catchup":
             assert result["catch_up"]["messages"] == result["checks"]["messages_checked"] == 200
         case "history":

@@ -37,8 +37,28 @@ RATES = (
     ),
     Guard(
         "frames of any kind: so often", SESSION,
-        "if not self._charge(len(received)):", "if False:",
+        "if not self._charge(len(received) + self._parser.pieces):", "if False:",
         tests_in(ALONE, "test_frames_beyond_the_rate_end_the_session"),
+    ),
+    Guard(
+        "fragments count as frames", SESSION,
+        "len(received) + self._parser.pieces", "len(received)",
+        tests_in(ALONE, "test_fragments_are_frames"),
+    ),
+    Guard(
+        "frames before the hello: so many", "chatd/sessions/allowance.py",
+        "return TokenBucket(GREETING_PER_SECOND, GREETING_BURST)", "return TokenBucket(1e6, 1e6)",
+        tests_in(ALONE, "test_frames_before_the_hello_are_few"),
+    ),
+    Guard(
+        "a flood does not begin anew with the next session", "chatd/sessions/actor.py",
+        "if identity is not None and (wait := node.floods.wait(identity.user, trio.current_time())):", "if wait := 0.0:",
+        tests_in(ALONE, "test_a_flood_does_not_begin_anew_with_the_next_session"),
+    ),
+    Guard(
+        "what takes as long to read as many frames counts as many", SESSION,
+        "if weight > ITEMS_A_FRAME and not self._charge(weight // ITEMS_A_FRAME):", "if False:",
+        tests_in(ALONE, "test_a_message_of_many_items_counts_as_many_frames"),
     ),
     Guard(
         "sign-ins, sign-ups: so often from one address", "chatd/listener/routes.py",
@@ -189,15 +209,9 @@ MAILBOXES = (
         tests_in("tests/sessions/test_mailbox.py", "test_it_is_full_by_number_and_by_bytes_and_has_room_again"),
     ),
     Guard(
-        "I9: what takes long to read counts as many frames", SESSION,
-        "if len(payload) <= FREE_BYTES or self._charge(", "if True or self._charge(",
-        tests_in(ALONE, "test_what_takes_long_to_read_counts_as_many_frames"),
-    ),
-    Guard(
-        "I9: what is no message is one of the user's requests", SESSION,
-        "            wait = self.limits.requests.take(self.last_heard)\n            if wait:\n",
-        "            if wait := 0.0:\n",
-        tests_in(ALONE, "test_what_is_no_message_counts_as_one_of_the_users_requests"),
+        "what is no message counts as many frames", SESSION,
+        "                self._charge(MALFORMED_FRAMES)\n", "                pass\n",
+        tests_in(ALONE, "test_what_is_no_message_counts_as_many_frames"),
     ),
     Guard(
         "who has too many sends under way is not read", SESSION,

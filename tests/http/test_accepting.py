@@ -12,16 +12,19 @@ import pytest
 import trio
 
 from chatd.listener import accepting
-from chatd.listener.accepting import AT_ONCE, KERNEL_BYTES, accept_all, open_listeners
+from chatd.listener.accepting import AT_ONCE, KERNEL_BYTES, REFUSALS_FOR_ONE, accept_all, open_listeners
 
 
 class Server:
-    """A listening socket whose connections are greeted; ``full`` is set when there is no room for one more."""
+    """A listening socket whose connections are greeted, but for the first ``refused``; ``full`` is set when there is no room for
+    one more."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self.listener = listener
         self.address = listener.socket.getsockname()
         self.full = trio.Event()
+        self.peers: list[object] = []
+        self.refused = 0
 
     async def greet(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -32,8 +35,12 @@ class Server:
         assert event == "listener.full"
         self.full.set()
 
+    def admit(self, peer: object) -> bool:
+        self.peers.append(peer)
+        return len(self.peers) > self.refused
+
     async def run(self, nursery: trio.Nursery) -> None:
-        await accept_all(self.listener, self.greet, nursery)
+        await accept_all(self.listener, self.admit, self.greet, nursery)
 
     def connected(self) -> socket.socket:
         """A client whose connection waits to be taken."""
@@ -80,6 +87,18 @@ async def test_the_kernel_keeps_so_much_of_a_connection() -> None:
     client.close()
     await trio.aclose_forcefully(taken)
     await trio.aclose_forcefully(listener)
+
+
+async def test_who_is_not_admitted_is_closed(server: Server, nursery: trio.Nursery) -> None:
+    """By its address, without a word, and also if they are more than are taken at once; who comes behind them is greeted."""
+    server.refused = 3 * AT_ONCE * REFUSALS_FOR_ONE
+    clients = [server.connected() for _ in range(server.refused + 1)]
+    names = [client.getsockname() for client in clients]
+    nursery.start_soon(server.run, nursery)
+    assert [await greeting(client) for client in clients] == [b""] * server.refused + [b"hello"]
+    assert server.peers == names
+    nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(server.listener)
 
 
 async def test_no_room_is_no_end(

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from chatd.limits.limiter import Limiter
-from chatd.limits.rules import Tiers
+from chatd.limits.rules import Operation, Tiers
 from chatd.listener import listener as listener_module
 from chatd.listener.http import Request, Response
 from chatd.listener.listener import Listener
@@ -120,6 +120,25 @@ async def test_an_address_may_connect_so_often() -> None:
         answers = [await door.ask() for _ in range(3)]
         assert [answer[9:12] for answer in answers] == [b"200", b"200", b"429"]
         assert b"retry-after: 30" in answers[2].lower()
+
+
+@pytest.mark.parametrize("why", ["too many", "too often"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_crowd_is_not_told_for_ever(mock_clock: trio.testing.MockClock, why: str, tls: bool) -> None:
+    """Some a second are served with a refusal, as long as there is time for TLS or not at all; the others are not served. Other
+    addresses are."""
+    limits = Limits(connections_per_minute=1 if why == "too often" else 1000)
+    bounds = {"max_per_address": 0} if why == "too many" else {}
+    async with _door(limits, tls=ssl.create_default_context() if tls else None, **bounds) as door:
+        crowd, other = ("192.0.2.1", 1), ("192.0.2.2", 1)
+        if why == "too often":
+            await door.limiter.count(Operation.CONNECTIONS, "192.0.2.1")
+            assert door.listener.admit(other)
+        told = 0 if tls else 100
+        assert [door.listener.admit(crowd) for _ in range(150)] == [True] * told + [False] * (150 - told)
+        assert door.metrics.connections_refused == 150 - told
+        mock_clock.jump(1)
+        assert sum(door.listener.admit(crowd) for _ in range(50)) == (0 if tls else 20)
 
 
 async def test_a_fault_ends_one_connection_alone() -> None:

@@ -54,7 +54,8 @@ def test_limits():
     """The numbers of the table of limits are those of the code."""
     numbers = {what.strip(): int(bound.split()[0]) for what, bound in _rows("Limits")}
     assert list(numbers.values()) == [
-        codec.MAX_CLIENT_BYTES, codec.MAX_SERVER_BYTES, cbor.MAX_DEPTH, messages.MAX_INTEGER, messages.MAX_TOKEN_CHARS,
+        codec.MAX_CLIENT_BYTES, codec.MAX_SERVER_BYTES, cbor.MAX_DEPTH, cbor.MAX_CONTAINERS, cbor.MAX_ITEMS,
+        messages.MAX_INTEGER, messages.MAX_TOKEN_CHARS,
         messages.MAX_CONV_CHARS, messages.MAX_TITLE_CHARS, 200, messages.MAX_EMOJI_CHARS,
         messages.MAX_QUERY_CHARS, 32, messages.MAX_MENTIONS,
         messages.MAX_POSITIONS, messages.MAX_WATCHED, messages.MAX_NAMES_IN_REQUEST, messages.MAX_PAGE,

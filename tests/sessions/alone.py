@@ -8,6 +8,7 @@ from typing import Any
 
 import cbor2
 import trio
+import trio.testing
 from chatd_protocol.codec import Encoding
 from chatd_protocol.transitions import State
 
@@ -16,6 +17,8 @@ from chatd.limits.limiter import Limiter
 from chatd.limits.rules import Tiers
 from chatd.ops.metrics import Metrics
 from chatd.options import Limits
+from chatd.sessions.actor import run_session
+from chatd.sessions.allowance import Floods
 from chatd.sessions.node import page_bytes
 from chatd.sessions.session import Session
 from chatd.sessions.wheel import TimingWheel
@@ -96,7 +99,7 @@ class Alone:
         self.limiter = Limiter(Tiers(bounds), Metrics(), clock=lambda: 0.0)
         self.node: Any = SimpleNamespace(
             limits=bounds, metrics=Metrics(), wheel=TimingWheel(), hello_seconds=10.0, pages=page_bytes(bounds.outbox_bytes),
-            limiter=self.limiter, writer=self.writer, pace=SimpleNamespace(step=_at_once),
+            limiter=self.limiter, writer=self.writer, pace=SimpleNamespace(step=_at_once), floods=Floods(),
             presence=SimpleNamespace(stir=_nothing, leave=_nothing, watch=_nothing), mark_moved=_nothing,
             signals=SimpleNamespace(ended=_nothing, ask_typing=lambda session, conv, on: self.typed.append(conv)),
             roll=SimpleNamespace(session_over=_nothing, node=b"here"),
@@ -120,6 +123,20 @@ class Alone:
         self.session.admitted(self.limiter.enter("ann", ""))
         self.session._machine.state = State.LIVE
         return self
+
+    async def comes(self, user: str) -> list[dict[str, Any]]:
+        """Another session of this node says hello; what it is told, until somebody else would have to do something."""
+        self.session = self._made(self.node)
+        self.session.link = self.link = Link()  # type: ignore[assignment]
+        self.node.verify = lambda _: SimpleNamespace(
+            user=user, outside=True, token_id=b"", expires_at_ms=0, generation=0, issued_at_ms=0
+        )
+        self.say({"t": "hello", "token": "x", "device": "phone"})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_session, self.session, self.node)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        return self.link.said
 
     def say(self, *messages: dict[str, Any]) -> None:
         self.session.data_received(b"".join(frame(BINARY, cbor2.dumps(message)) for message in messages))

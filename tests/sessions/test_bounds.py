@@ -13,7 +13,9 @@ from chatd_protocol import messages
 
 from chatd.conversations.operations import Send
 from chatd.conversations.rules import NOT_FOUND, REPLACED
+from chatd.limits.bucket import TokenBucket
 from chatd.sessions.actor import run_session
+from chatd.sessions.allowance import Floods
 from chatd.sessions.replay import STALL_SECONDS, wait_for_peer
 from chatd.sessions.requests import answer
 from chatd.sessions.session import FRAGMENT_SECONDS
@@ -86,7 +88,7 @@ async def test_a_fault_in_a_session_ends_it_alone() -> None:
 
 async def test_frames_beyond_the_rate_end_the_session(mock_clock: trio.testing.MockClock) -> None:
     """Of whatever kind, ten times as many as messages; who keeps to it goes on."""
-    alone = Alone(messages_per_second=1.0, messages_burst=1)
+    alone = Alone(messages_per_second=1.0, messages_burst=1).live()
     ping = frame(PING)
     alone.session.data_received(ping * 10)
     assert alone.session.ended is None
@@ -97,6 +99,68 @@ async def test_frames_beyond_the_rate_end_the_session(mock_clock: trio.testing.M
     assert alone.link.said[-1] == {"close": 4103}
 
 
+async def test_fragments_are_frames() -> None:
+    """A message in forty pieces counts as forty: it is as much work."""
+    alone = Alone(messages_per_second=1.0, messages_burst=10).live()
+    first, more, last = b"\x02\x81\0\0\0\0x", b"\x00\x81\0\0\0\0x" * 38, b"\x80\x81\0\0\0\0x"
+    for _ in range(2):
+        alone.session.data_received(first + more + last)
+        assert alone.session.ended is None
+    alone.session.data_received(first + more + last)
+    assert alone.link.said[-1] == {"close": 4103}
+
+
+async def test_a_flood_does_not_begin_anew_with_the_next_session(mock_clock: trio.testing.MockClock) -> None:
+    """Of the same user, on whatever device: it is sent away, told until when, and nothing is asked of the store for it. Others
+    are let in, and so is this one, as soon as it was told."""
+    alone = Alone(messages_per_second=1.0, messages_burst=10).live()
+    for _ in range(2):
+        alone.session.data_received(client_frame(b"", PING) * 60)
+    alone.session.tell_flood()
+    for said in (alone.link.said, await alone.comes("ann")):
+        assert (said[-2]["code"], said[-2]["retry_after_ms"]) == (4103, 7000)
+    assert alone.asked == []
+    await alone.comes("bob")
+    mock_clock.jump(6.1)
+    await alone.comes("ann")
+    assert [operation.user for operation in alone.asked] == ["bob", "ann"]  # type: ignore[union-attr]
+    assert not len(alone.node.floods)
+
+
+def _emptied(rate: float, burst: int) -> TokenBucket:
+    bucket = TokenBucket(rate, burst)
+    bucket.take(trio.current_time(), burst)
+    return bucket
+
+
+async def test_who_has_flooded_is_remembered_within_bounds() -> None:
+    """The oldest is forgotten; who was no flood is not kept at all."""
+    floods, now = Floods(most=2), trio.current_time()
+    for number in range(4):
+        floods.ended(f"user{number}", _emptied(1.0, 10 if number else 1), now)
+    assert [floods.wait(f"user{number}", now) for number in range(4)] == [0, 0, 10, 10]
+
+
+async def test_frames_before_the_hello_are_few() -> None:
+    """One message is to come."""
+    alone = Alone()
+    alone.session.data_received(client_frame(b"", PING) * 400)
+    assert alone.session.ended is None
+    alone.session.data_received(client_frame(b"", PING))
+    assert alone.link.said[-1] == {"close": 4103}
+
+
+@pytest.mark.parametrize("costly", [list(range(2000)), "x" * 4000], ids=["2000 items", "one text"])
+async def test_a_message_of_many_items_counts_as_many_frames(costly: object) -> None:
+    """A burst of 50 messages is what 50 long texts are, and much less of what takes as long to read as thousands."""
+    alone = Alone(messages_per_second=1.0, messages_burst=50).live()
+    said = 0
+    while alone.session.ended is None and said < 50:
+        alone.say({"t": "typing", "conv": "c", "on": True, "x": costly})
+        said += 1
+    assert (alone.session.ended is None) is (said == 50) is isinstance(costly, str)
+
+
 async def test_frames_of_the_other_kind_end_the_session() -> None:
     """A session of binary messages has no texts."""
     alone = Alone()
@@ -104,32 +168,13 @@ async def test_frames_of_the_other_kind_end_the_session() -> None:
     assert alone.link.said == [{"close": 1003}]
 
 
-async def test_what_is_no_message_counts_as_one_of_the_users_requests(mock_clock: trio.testing.MockClock) -> None:
-    """And ends the session when there are none left: it is read the slow way, and answered."""
-    alone = Alone(requests_burst=3, messages_burst=1000).live()
-    alone.say(*[{"t": "nothing of ours"}] * 3)
-    assert alone.link.errors == ["unknown_type"] * 3
+async def test_what_is_no_message_counts_as_many_frames(mock_clock: trio.testing.MockClock) -> None:
+    """It is read the slow way, and answered; and counts against nothing else."""
+    alone = Alone(messages_per_second=1.0, messages_burst=16).live()
+    alone.say(*[{"t": "nothing of ours"}] * 9)
+    assert alone.link.errors == ["unknown_type"] * 9
     assert not alone.link.ended
     alone.say({"t": "nothing of ours"})
-    assert alone.link.said[-1] == {"close": 4103}
-
-
-@pytest.mark.parametrize(
-    ("message", "at_once"),
-    [
-        ({"t": "heartbeat", "x": [1] * 60_000}, 17), ({"t": "nothing of ours", "x": "a" * 60_000}, 16),
-        ({"t": "heartbeat", "x": "a" * 60_000}, 17),
-    ],
-)  # fmt: skip
-async def test_what_takes_long_to_read_counts_as_many_frames(
-    message: dict[str, Any], at_once: int, mock_clock: trio.testing.MockClock
-) -> None:
-    """Whatever it is: a message of 60 KB takes as long as hundreds of small ones."""
-    alone = Alone().live()
-    for _ in range(at_once - 1):
-        alone.say(message)
-    assert not alone.link.ended
-    alone.say(message, message)
     assert alone.link.said[-1] == {"close": 4103}
 
 

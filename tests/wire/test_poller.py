@@ -60,6 +60,26 @@ async def test_who_writes_is_heard_among_many_who_have_gone(monkeypatch: pytest.
     polled.close()
 
 
+async def test_who_writes_is_heard_beside_a_flood() -> None:
+    """However much lies in a socket's buffer, little of it is taken before the others have their turn; in the end all is."""
+    heard: list[str] = []
+    polled = Poller()
+    flood, writer = Peer(polled, heard), Peer(polled, heard)
+    flood.theirs.sendall(b"x" * 65536)
+    flood.theirs.shutdown(socket.SHUT_WR)
+    writer.theirs.sendall(b"hello")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(polled.run)
+            await flood.link.wait_ended()
+            nursery.cancel_scope.cancel()
+    assert sum(map(len, heard[: heard.index("hello")])) <= 4096
+    assert "".join(heard).count("x") == 65536
+    for peer in (flood, writer):
+        peer.theirs.close()
+    polled.close()
+
+
 def test_a_link_that_has_ended_holds_nobody() -> None:
     """A session and its link know each other: what has ended must not be left to the cyclic collector, which runs seldom."""
     polled = Poller()

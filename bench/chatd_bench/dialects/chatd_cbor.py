@@ -73,10 +73,10 @@ class ChatdCbor(Dialect):
             self._welcomed(session, message)
 
     def _say_hello(self, session: Session) -> None:
-        hello = {"t": "hello", "token": self._token(session.user.name), "device": "bench", "agent": "chatd_bench"}
+        hello = {"t": "hello", "token": self.token(session.user.name), "device": "bench", "agent": "chatd_bench"}
         session.send(self.encode(hello))
 
-    def _token(self, user: str) -> str:
+    def token(self, user: str) -> str:
         """Made at the first hello, and kept for the others, as clients do."""
         token = self._tokens.get(user)
         if token is None:

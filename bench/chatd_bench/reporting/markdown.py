@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,8 @@ def _others(results: Results) -> Section:
         factor = one.result.get("others_p99_factor")
         slow = f"- slow readers, {_given(one.parameters)}{_apart(one)}"
         lines.append(f"{slow}: the others' p99 {_number(factor, 2)} times as long meanwhile")
+    for one in results.of("hostile"):
+        lines += [f"- {line}{_apart(one)}" for line in map(_attacked, one.result["attacks"])]
     for one in results.of("catchup"):
         caught = one.result["catch_up"]
         sizes = f"{caught['messages']:,}, {caught['stored']:,} stored before"
@@ -203,6 +205,14 @@ def _others(results: Results) -> Section:
         yield ""
         yield from lines
         yield ""
+
+
+def _attacked(one: Mapping[str, Any]) -> str:
+    ratio = one["ratio"]
+    told = f"attacked ({one['attack']}): the others' p99"
+    if ratio is None:
+        return f"{told} not known, for no round counts"
+    return f"{told} {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as long"
 
 
 def _runs(results: Results) -> Section:

@@ -20,7 +20,7 @@ NEEDED: Mapping[str, Sequence[str]] = {
     "dm": _FLOW, "group": _FLOW, "mix": _FLOW, "profile": ("functions", "us_per_message", "us_per_delivery", "samples"),
     "slow": _SPANS, "storm": ("storm", *_SPANS), "idle": ("steps",), "history": ("pages",), "catchup": ("catch_up",),
     "compare": ("servers", "runs"), "presence": ("share",), "limits": ("in_process", "through_redis"),
-    "outage": ("delivery_heal_s", "presence_heal_s"),
+    "hostile": ("attacks",), "outage": ("delivery_heal_s", "presence_heal_s"),
 }  # fmt: skip
 """By scenario: without which of its parts a result is none."""
 

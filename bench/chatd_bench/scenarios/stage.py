@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -122,7 +122,7 @@ class Stage:
         if options.rate is not None:
             self.generators.call("plan", options.rate, options.warmup + sum(spans), options.arrivals)
         begin = time.monotonic() + LEAD_SECONDS
-        windows = _windows(begin + options.warmup, spans)
+        windows = windows_of(begin + options.warmup, spans)
         in_flight = 0 if options.rate is not None else options.window
         active = range(options.generators)
         for number in active:
@@ -204,7 +204,7 @@ class Stage:
         return result
 
 
-def _windows(at: float, spans: tuple[float, ...]) -> Windows:
+def windows_of(at: float, spans: Sequence[float]) -> Windows:
     """One after another, from that moment on."""
     ends = list(accumulate(spans, initial=at))
     return list(pairwise(ends))
