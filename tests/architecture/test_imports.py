@@ -43,7 +43,10 @@ PURE = [
     "chatd_proof.checker",
     "chatd_proof.history",
     "chatd_proof.membership",
+    "chatd_proof.numbers",
     "chatd_proof.observed",
+    "chatd_proof.placement",
+    "chatd_proof.streams",
     "chatd_proof.verdict",
     "chatd_protocol",
 ]

@@ -1,5 +1,7 @@
 """The history of a run: what its clients did and saw, a record each, in one file of JSON lines.
 
+``docs/histories.md`` describes it for whoever records a history of their own.
+
 Whoever records needs one clock for all records (``at``, seconds, from any beginning). Nothing that anybody wrote is in it: a
 message is known by the digest of its content (``content_of``), which a workload makes different for each. At the end of a run
 the log is read (``Stored``), from every node if there are several, and the kinds of conversations that have no ``created``
@@ -14,13 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import cbor2
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 FORMAT = 1
+LIMIT = 2**53
+"""Numbers on the wire stay below it."""
+At = Annotated[float, Meta(gt=-1e12, lt=1e12)]
+"""Seconds, from any beginning."""
 ENVELOPE = frozenset({"t", "conv", "seq", "at", "from", "kind", "cseq", "to", "id"})
 """Keys that say where a content goes, not what it is."""
 UNKNOWN_CODES = frozenset({"unavailable"})
@@ -42,7 +48,7 @@ class Opened(Struct, frozen=True, tag="opened", tag_field="t", omit_defaults=Tru
     """A session was welcomed. ``session``: any name that no other connection of the run has. ``cseq``: the last that the server
     has of the device. ``positions``: what the hello said that the device has, by conversation."""
 
-    at: float
+    at: At
     session: str
     user: str
     device: str
@@ -54,14 +60,14 @@ class Opened(Struct, frozen=True, tag="opened", tag_field="t", omit_defaults=Tru
 class WentLive(Struct, frozen=True, tag="live", tag_field="t"):
     """The session's replay was over."""
 
-    at: float
+    at: At
     session: str
 
 
 class Closed(Struct, frozen=True, tag="closed", tag_field="t", omit_defaults=True):
     """The session was over, whoever ended it."""
 
-    at: float
+    at: At
     session: str
     code: int = 0
 
@@ -69,7 +75,7 @@ class Closed(Struct, frozen=True, tag="closed", tag_field="t", omit_defaults=Tru
 class Sent(Struct, frozen=True, tag="sent", tag_field="t", omit_defaults=True):
     """A change was asked for: a send, an edit, a delete, a reaction. A repeat is another record."""
 
-    at: float
+    at: At
     session: str
     cseq: int
     to: str
@@ -80,7 +86,7 @@ class Sent(Struct, frozen=True, tag="sent", tag_field="t", omit_defaults=True):
 class Acked(Struct, frozen=True, tag="acked", tag_field="t", omit_defaults=True):
     """It was acknowledged. ``repeat``: beside the stream."""
 
-    at: float
+    at: At
     session: str
     cseq: int
     conv: str
@@ -91,7 +97,7 @@ class Acked(Struct, frozen=True, tag="acked", tag_field="t", omit_defaults=True)
 class Refused(Struct, frozen=True, tag="refused", tag_field="t"):
     """It was answered with an error."""
 
-    at: float
+    at: At
     session: str
     cseq: int
     code: str
@@ -100,7 +106,7 @@ class Refused(Struct, frozen=True, tag="refused", tag_field="t"):
 class Delivered(Struct, frozen=True, tag="delivered", tag_field="t", omit_defaults=True):
     """The session received an event. ``content``: empty where it was taken out by a delete."""
 
-    at: float
+    at: At
     session: str
     conv: str
     seq: int
@@ -110,7 +116,7 @@ class Delivered(Struct, frozen=True, tag="delivered", tag_field="t", omit_defaul
 class Asked(Struct, frozen=True, tag="asked", tag_field="t", omit_defaults=True):
     """A change of a group's members was asked for: ``add``, ``remove`` or ``leave``, of these users."""
 
-    at: float
+    at: At
     session: str
     id: int
     what: str
@@ -121,7 +127,7 @@ class Asked(Struct, frozen=True, tag="asked", tag_field="t", omit_defaults=True)
 class Answered(Struct, frozen=True, tag="answered", tag_field="t", omit_defaults=True):
     """The answer to it: ``code`` is empty where it was done."""
 
-    at: float
+    at: At
     session: str
     id: int
     code: str = ""
@@ -129,7 +135,8 @@ class Answered(Struct, frozen=True, tag="answered", tag_field="t", omit_defaults
 
 class Stored(Struct, frozen=True, tag="stored", tag_field="t", omit_defaults=True):
     """One event as it stands in the log at the end. ``users``: who are in from here on (``created``, ``joined``), or no more
-    (``left``). ``content``: empty where it was taken out by a delete. ``everything``: a group whose new members see all."""
+    (``left``). ``content``: empty where it was taken out by a delete. ``everything``: a group whose new members see all.
+    ``reader``: who read it, where several did. ``target``: what an edit, a delete or a reaction is of."""
 
     conv: str
     seq: int
@@ -139,6 +146,7 @@ class Stored(Struct, frozen=True, tag="stored", tag_field="t", omit_defaults=Tru
     users: list[str] = []
     everything: bool = False
     reader: str = ""
+    target: int = 0
 
 
 class Described(Struct, frozen=True, tag="described", tag_field="t"):
@@ -151,7 +159,7 @@ class Described(Struct, frozen=True, tag="described", tag_field="t"):
 class Settled(Struct, frozen=True, tag="settled", tag_field="t"):
     """Nobody asks for anything any more, and the time for everything to arrive was given."""
 
-    at: float
+    at: At
 
 
 Record = (
@@ -186,7 +194,8 @@ def stored(place: tuple[str, int], sender: str, fields: Mapping[str, Any], *, ev
     users = [fields["user"]] if kind in ("joined", "left") else []
     if kind == "created":
         users = sorted({sender, *fields["members"]})
-    return Stored(*place, kind, sender, digest_of_message(fields), users, everything and kind == "created", reader)
+    shows_all, target = everything and kind == "created", fields.get("target", 0)
+    return Stored(*place, kind, sender, digest_of_message(fields), users, shows_all, reader, target)
 
 
 def encoded(record: Record) -> bytes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 
-from chatd_proof.history import Stored
+from chatd_proof.history import LIMIT, Stored
 
-ENDLESS = 2**53
+ENDLESS = LIMIT
 
 
 class Membership:
-    """``known``: whether anything tells who is in it."""
+    """``known``: whether anything tells who is in it. ``always_in``: who is in it for ever; nobody, where members change."""
 
     def __init__(self, *, known: bool, everything: bool = False) -> None:
         self.known = known
+        self.always_in: frozenset[str] = frozenset()
         self._everything = everything
         self._stays: dict[str, list[list[int]]] = {}
 
@@ -22,6 +23,7 @@ class Membership:
     def always(cls, members: Collection[str]) -> Membership:
         """A conversation of the same members from its beginning on."""
         made = cls(known=True)
+        made.always_in = frozenset(members)
         made._stays = {user: [[1, ENDLESS]] for user in members}
         return made
 
@@ -47,6 +49,10 @@ class Membership:
     def was_in(self, user: str, seq: int) -> bool:
         """When ``seq`` was appended."""
         return any(first <= seq <= last for first, last in self._stays.get(user, ()))
+
+    def first_in(self, user: str, at_least: int) -> int:
+        """The first ``seq`` from there on with which the user was in it."""
+        return min((max(first, at_least) for first, last in self._stays.get(user, ()) if last >= at_least), default=ENDLESS)
 
     def _visible(self, user: str) -> list[list[int]]:
         stays = self._stays.get(user, [])

@@ -7,9 +7,13 @@ What is wrong as soon as it is seen (two contents at one place, two acks for one
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from sys import maxsize
+from typing import NamedTuple
 
 from chatd_proof.history import (
+    LIMIT,
     UNKNOWN_CODES,
     Acked,
     Answered,
@@ -32,30 +36,63 @@ from chatd_proof.verdict import Fault, Verdict
 
 Place = tuple[str, int]
 """A conversation and a ``seq`` in it."""
-Send = tuple[str, str, int, str]
-"""User, device, cseq and content: one change, however often it was asked for."""
+Device = tuple[str, str]
+"""A user, and the name of one of their devices."""
+
+
+class Send(NamedTuple):
+    """One change, however often it was asked for."""
+
+    user: str
+    device: str
+    cseq: int
+    content: str
+    to: str
+    kind: str
+
+    @property
+    def sender(self) -> Device:
+        """The device that said it."""
+        return self.user, self.device
+
+
+class Welcome(NamedTuple):
+    """What a device was told to be stored of it, and in which session. ``moment``: the number of the record."""
+
+    moment: int
+    cseq: int
+    session: str
 
 
 @dataclass
 class Session:
+    """``over``: the number of the record that closed it."""
+
     user: str
     device: str
     positions: dict[str, int]
+    opened_at: float = 0.0
     streams: dict[str, list[list[int]]] = field(default_factory=dict)
     """By conversation: the ranges [first, last] that it received, in the order of receiving, each without a hole."""
     asked: dict[int, Send] = field(default_factory=dict)
     live_at: float = float("inf")
     closed_at: float = -1.0
+    over: int = maxsize
 
 
 @dataclass
 class Attempt:
-    """What became of one change. ``open``: times that it was asked for, without a definite no."""
+    """What became of one change. ``asked``: the number of the record that asked for it first; ``last_in``: the session that did
+    so last. ``open``: times that it was asked for, without a definite no. ``known``: the number of the record that acknowledged
+    it."""
 
     first_at: float
+    asked: int
+    last_in: Session
     open: int = 0
     acked: Place | None = None
     acked_at: float = float("inf")
+    known: int = maxsize
 
 
 class Observed:
@@ -70,9 +107,15 @@ class Observed:
         self.log: dict[str, dict[int, Stored]] = defaultdict(dict)
         self.member_requests: dict[tuple[str, int], Asked] = {}
         self.memberships: dict[str, Membership] = {}
-        self._gone: dict[tuple[str, str], float] = {}
-        self._out_at: dict[Place, float] = {}
+        self.described: dict[str, Membership] = {}
+        self.welcomes: dict[Device, list[Welcome]] = defaultdict(list)
+        self.first_opened: dict[Device, float] = {}
+        self.emptied: dict[Place, str] = {}
+        """Who saw it without a body."""
+        self.out_at: dict[Place, float] = {}
         """When the first of all received it."""
+        self._gone: dict[Device, float] = {}
+        self._records = 0
         self.settled = False
         self.at_end: set[str] = set()
         self._first_at: float | None = None
@@ -87,11 +130,12 @@ class Observed:
 
     def feed(self, record: Record) -> None:
         """Take one record in."""
+        self._records += 1
         match record:
             case Stored():
                 self._stored(record)
             case Described():
-                self.memberships[record.conv] = Membership.always(record.members)
+                self.described[record.conv] = Membership.always(record.members)
             case Began():
                 self.verdict.source = record.source
             case _:
@@ -122,11 +166,19 @@ class Observed:
     def _came_or_went(self, record: Opened | WentLive | Closed) -> None:
         match record:
             case Opened():
-                self.sessions[record.session] = Session(record.user, record.device, record.positions)
+                self._opened(record)
             case WentLive():
                 self._went_live(record)
             case Closed():
                 self._closed(record)
+
+    def _opened(self, record: Opened) -> None:
+        if record.session in self.sessions:
+            self.verdict.not_told.append(f"which session {record.session} is: two were opened under this name")
+        device = (record.user, record.device)
+        self.sessions[record.session] = Session(*device, record.positions, record.at)
+        self.welcomes[device].append(Welcome(self._records, record.cseq, record.session))
+        self.first_opened.setdefault(device, record.at)
 
     def _session(self, name: str) -> Session:
         session = self.sessions.get(name)
@@ -137,17 +189,20 @@ class Observed:
 
     def _sent(self, record: Sent) -> None:
         session = self._session(record.session)
-        send = (session.user, session.device, record.cseq, record.content)
+        send = Send(session.user, session.device, record.cseq, record.content, record.to, record.kind)
         attempt = self.attempts.get(send)
         if attempt is None:
-            attempt = self.attempts[send] = Attempt(record.at)
+            attempt = self.attempts[send] = Attempt(record.at, self._records, session)
             self.verdict.figures["changes"] += 1
         attempt.open += 1
+        attempt.last_in = session
         session.asked[record.cseq] = send
 
     def _acked(self, record: Acked) -> None:
         self.verdict.looked_at["lost"] += 1
         session, place = self._session(record.session), (record.conv, record.seq)
+        if not self._is_place(*place, f"session {record.session}"):
+            return
         send = session.asked.get(record.cseq)
         if not record.repeat:
             self._received(session, record)
@@ -160,7 +215,8 @@ class Observed:
             self.fault("twice", f"{name_of(send)} is acknowledged at {place_of(place)} and at {place_of(attempt.acked)}")
         attempt.acked = place
         attempt.acked_at = min(attempt.acked_at, record.at)
-        self.observe(place, send[3], f"the ack of {name_of(send)}")
+        attempt.known = min(attempt.known, self._records)
+        self.observe(place, send.content, f"the ack of {name_of(send)}")
 
     def _refused(self, record: Refused) -> None:
         self.verdict.figures["refused"] += 1
@@ -171,15 +227,18 @@ class Observed:
 
     def _delivered(self, record: Delivered) -> None:
         self.verdict.looked_at["unstored"] += 1
-        session = self._session(record.session)
-        self._received(session, record)
-        self.observe((record.conv, record.seq), record.content, f"session {record.session}")
+        session, place = self._session(record.session), (record.conv, record.seq)
+        if self._is_place(*place, f"session {record.session}"):
+            self._received(session, record)
+            self.observe(place, record.content, f"session {record.session}")
+            if not record.content:
+                self.emptied.setdefault(place, f"session {record.session}")
 
     def _received(self, session: Session, record: Delivered | Acked) -> None:
         conv, seq, at = record.conv, record.seq, record.at
         if session.closed_at >= 0:
             self.fault("order", f"session {record.session} received {conv}:{seq} after it was closed")
-        out_at = self._out_at.setdefault((conv, seq), at)
+        out_at = self.out_at[conv, seq] = min(at, self.out_at.get((conv, seq), at))
         if session.live_at < out_at:
             self.verdict.behind_ms[round((at - out_at) * 1000)] += 1
         ranges = session.streams.setdefault(conv, [])
@@ -207,7 +266,7 @@ class Observed:
 
     def _closed(self, record: Closed) -> None:
         session = self._session(record.session)
-        session.closed_at, session.asked = record.at, {}
+        session.closed_at, session.asked, session.over = record.at, {}, self._records
         if session.live_at <= record.at:
             self._gone[session.user, session.device] = record.at
 
@@ -223,6 +282,8 @@ class Observed:
 
     def _stored(self, record: Stored) -> None:
         self.verdict.looked_at["holes"] += 1
+        if not self._is_place(record.conv, record.seq, "the log"):
+            return
         of_conv = self.log[record.conv]
         known = of_conv.get(record.seq)
         if known is None:
@@ -233,15 +294,35 @@ class Observed:
                 f"{known.content or known.kind} for the reader {known.reader}",
             )  # fmt: skip
 
+    def _is_place(self, conv: str, seq: int, who: str) -> bool:
+        if not 0 < seq < LIMIT:
+            self.fault("holes", f"{who} has {conv}:{seq}, and a log has no such place")
+        return 0 < seq < LIMIT
+
     def fault(self, kind: str, text: str) -> None:
         self.verdict.add(Fault(kind, text))
 
 
 def name_of(send: Send) -> str:
     """A change, for people."""
-    user, device, cseq, content = send
-    return f"{user}/{device} cseq {cseq} ({content})"
+    return f"{send.user}/{send.device} cseq {send.cseq} ({send.content})"
 
 
 def place_of(place: Place | None) -> str:
     return "nowhere" if place is None else f"{place[0]}:{place[1]}"
+
+
+def few(ranges: Iterable[tuple[int, int]]) -> str:
+    """Numbers for people, given as ranges [first, last]; the first five of the ranges."""
+    told = [str(first) if first == last else f"{first} to {last}" for first, last in ranges]
+    return ", ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
+
+
+def gaps(numbers: Iterable[int], after: int = 0) -> list[tuple[int, int]]:
+    """What is missing between ``after`` and the last of the numbers, as ranges [first, last]."""
+    found = []
+    for number in sorted(numbers):
+        if number > after + 1:
+            found.append((after + 1, number - 1))
+        after = max(after, number)
+    return found
