@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m chatd_proof", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     checking = commands.add_parser("check", help="judge recorded histories", description="Judge histories, each by itself.")
-    checking.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON lines; see chatd_proof/history.py")
+    checking.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON lines; see docs/histories.md")
     checking.set_defaults(command=_check)
     _add_simulate(commands)
     options = parser.parse_args(arguments)
