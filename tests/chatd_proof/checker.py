@@ -36,6 +36,8 @@ class Checker:
         groups = {conv: membership for conv, membership in memberships.items() if membership.known}
         observed.memberships = {**memberships, **observed.described, **groups}
         self._placement = Placement(observed)
+        self._aimless: list[str] = []
+        """Deletes of which nobody tells what they took."""
 
     def judge(self) -> Verdict:
         """Everything that is wrong with the history, and what it does not tell; once."""
@@ -67,6 +69,8 @@ class Checker:
             missing.append("an acknowledgement, and a delivery: a history in which nothing happens proves nothing")
         if self._observed.settled and not self._observed.verdict.looked_at["unseen"]:
             missing.append("somebody who was there when everything had settled: whether everybody has everything is not judged")
+        if self._aimless:
+            missing.append(f"which messages were deleted by {', '.join(self._aimless[:5])} (no `target`)")
         unknown = sorted(conv for conv, membership in self._observed.memberships.items() if not membership.known)
         if unknown:
             missing.append(f"who is in {', '.join(unknown[:5])} (no `created` event, no `described` record)")
@@ -114,7 +118,7 @@ class Checker:
         """Only a delete empties a message, and its edits; and what a session got empty is so in the log, too."""
         deletes = {entry.target: entry.seq for entry in entries if entry.kind == "delete"}
         if 0 in deletes:
-            self._observed.verdict.not_told.append(f"which message is deleted by {conv}:{deletes[0]} (no `target`)")
+            self._aimless.append(f"{conv}:{deletes[0]}")
         for entry in entries:
             if entry.content and (who := self._observed.emptied.get((conv, entry.seq))):
                 self._observed.fault("contents", f"{conv}:{entry.seq} is {entry.content} in the log, and empty for {who}")

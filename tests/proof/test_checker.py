@@ -390,6 +390,12 @@ def test_a_history_that_does_not_tell_all_proves_nothing(kind: type[Any], told: 
     assert told in readable(verdict)
 
 
+def test_what_a_delete_took_has_to_be_told() -> None:
+    verdict = check(change(returning(), Stored, {"target": 0}, seq=5))
+    assert not verdict.broken
+    assert "which messages were deleted by g:5" in readable(verdict)
+
+
 def test_what_is_not_known_may_be_either() -> None:
     """Never answered, or refused as ``unavailable``: stored once or not at all, both are right."""
     attempt = Sent(50.0, "ben1", 4, "g", "perhaps")
