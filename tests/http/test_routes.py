@@ -133,7 +133,7 @@ async def test_taken_name(served: Served) -> None:
     [
         (b"", "JSON"), (b"{", "JSON"), (b"\xff", "JSON"), (b'{"name":"\xff","password":"x"}', "JSON"),
         (b"[]", "object"),
-        (b'{"name":"\\ud800","password":"correct horse"}', "JSON"), (b'{"x":' + b"[" * 16000, "at most 256 objects"),
+        (b'{"name":"\\ud800","password":"correct horse"}', "JSON"), (b'{"x":' + b"[" * 16000, "at most 4096 items"),
         (b'{"name":"ann","name":"ben","password":"correct horse"}', "a key stands twice"),
         ({}, "`name`"), ({"name": "ann"}, "`password`"), ({"name": 1, "password": "correct horse"}, "$.name"),
         ({"name": "ann", "password": None}, "$.password"), ({**ANN, "name": "Ann"}, "name: 1-32 characters"),

@@ -100,8 +100,8 @@ async def test_frames_beyond_the_rate_end_the_session(mock_clock: trio.testing.M
 
 
 async def test_fragments_are_frames() -> None:
-    """A message in forty pieces counts as forty: it is as much work."""
-    alone = Alone(messages_per_second=1.0, messages_burst=10).live()
+    """A message in forty pieces counts as forty: it is as much work. (And as sixteen more, for it is none.)"""
+    alone = Alone(messages_per_second=1.0, messages_burst=12).live()
     first, more, last = b"\x02\x81\0\0\0\0x", b"\x00\x81\0\0\0\0x" * 38, b"\x80\x81\0\0\0\0x"
     for _ in range(2):
         alone.session.data_received(first + more + last)
@@ -115,7 +115,7 @@ async def test_a_flood_does_not_begin_anew_with_the_next_session(mock_clock: tri
     are let in, and so is this one, as soon as it was told."""
     alone = Alone(messages_per_second=1.0, messages_burst=10).live()
     for _ in range(2):
-        alone.session.data_received(client_frame(b"", PING) * 60)
+        alone.session.data_received(frame(PING) * 60)
     alone.session.tell_flood()
     for said in (alone.link.said, await alone.comes("ann")):
         assert (said[-2]["code"], said[-2]["retry_after_ms"]) == (4103, 7000)
@@ -144,9 +144,9 @@ async def test_who_has_flooded_is_remembered_within_bounds() -> None:
 async def test_frames_before_the_hello_are_few() -> None:
     """One message is to come."""
     alone = Alone()
-    alone.session.data_received(client_frame(b"", PING) * 400)
+    alone.session.data_received(frame(PING) * 400)
     assert alone.session.ended is None
-    alone.session.data_received(client_frame(b"", PING))
+    alone.session.data_received(frame(PING))
     assert alone.link.said[-1] == {"close": 4103}
 
 
