@@ -48,7 +48,7 @@ SCENARIOS = {
     "slow": ("--members", "10", "--senders", "3", "--open-loop", "100", *TIMED),
     "hostile": (
         "--connections", "20", "--rounds", "1", "--open-loop", "100", "--attack", "bombs", "--attack", "half-hellos",
-        "--attack", "deaf", *TIMED,
+        "--attack", "deaf", "--attack", "pages", *TIMED,
     ),
     "catchup": ("--missed", "200", "--repeats", "2", "--stored", "500", "--users", "50"),
     "history": ("--stored", "300,2000", "--users", "50", "--requests", "10"),
@@ -74,11 +74,12 @@ def test_a_scenario_runs_and_its_checks_hold(tmp_path: Path, name: str) -> None:
             before, during = result["spans"]
             assert before["delivered"] > 0 < during["delivered"]
         case "hostile":
-            assert [one["attack"] for one in result["attacks"]] == ["bombs", "half-hellos", "deaf"]
+            assert [one["attack"] for one in result["attacks"]] == ["bombs", "half-hellos", "deaf", "pages"]
             for one in result["attacks"]:
                 [only] = one["rounds"]
                 assert only["calm"]["p99"] > 0 < only["attacked"]["p99"]
                 assert only["attacker"]["attempts"] > 0 < only["attacker"]["connections"]
+            assert only["attacker"]["received"] > 100_000, "pages, and not refusals"
         case "catchup":
             assert result["catch_up"]["messages"] == result["checks"]["messages_checked"] == 200
         case "history":

@@ -28,6 +28,8 @@ class Account:
         self._dialect = ChatdCbor(credentials)
         self._endpoint = endpoint
         self.name = name
+        self.conv = ""
+        """Its conversation with itself, where it has one."""
         self.key = websocket.random_key()
         self.request = websocket.upgrade_request(endpoint.host, endpoint.port)
 

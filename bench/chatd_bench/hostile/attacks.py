@@ -213,15 +213,11 @@ class Asking(Flood):
     rate = 100.0
     each = 10
 
-    def __init__(self, sockets: Sockets, account: Account) -> None:
-        super().__init__(sockets, account)
-        self.conv = ""
-
     def prepare(self) -> None:
         to = f"@{self.account.name}"
         said = [{"t": "send", "cseq": number, "to": to, "body": _text(number)} for number in range(1, SPOKEN + 1)]
         acks = self.account.signed_in(said, lambda heard: sum(message["t"] == "ack" for message in heard) == SPOKEN)
-        self.conv = acks[-1]["conv"]
+        self.account.conv = acks[-1]["conv"]
 
     def chunks(self) -> Iterator[bytes]:
         for first in count(1, self.each):
@@ -240,7 +236,7 @@ class Pages(Asking):
     """Pages of history, the longest that there are."""
 
     def asked(self) -> dict[str, object]:
-        return {"t": "history", "conv": self.conv, "limit": PAGE}
+        return {"t": "history", "conv": self.account.conv, "limit": PAGE}
 
 
 class Searches(Asking):

@@ -15,7 +15,6 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from chatd.options import Limits
 from chatd_bench.cast import Cast, make_users, pairs
 from chatd_bench.compare import alike, spread
 from chatd_bench.dialects.dialect import Channel, User
@@ -25,7 +24,6 @@ from chatd_bench.hostile.attacker import Attacker, AttackOrder
 from chatd_bench.hostile.attacks import ATTACKS
 from chatd_bench.machine import Cpu, read_cpu
 from chatd_bench.scenarios.stage import OPEN, Options, Result, Stage, run_id, spent, stage, void_reasons, windows_of
-from chatd_bench.servers.chatd import UNLIMITED
 
 PAUSE_SECONDS = 2.0
 GROUP = 10
@@ -33,11 +31,6 @@ GROUP = 10
 MAX_ROUNDS = 20
 """Of three windows each; the engine takes 64."""
 ATTACKER_LIMIT = 0.5
-LIMIT_NAMES = "CHATD_LIMITS_"
-DEFAULTS = {
-    name: str(getattr(Limits(), name.removeprefix(LIMIT_NAMES).lower())) for name in UNLIMITED if name.startswith(LIMIT_NAMES)
-}  # fmt: skip
-"""The limits that the harness takes away elsewhere, as chatd has them."""
 
 
 def run_hostile(options: Options, connections: int, rounds: int, attacks: Sequence[str]) -> Result:
@@ -64,7 +57,7 @@ def _added(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _measured(options: Options, connections: int, rounds: int, name: str) -> Result:
     kind, begins = ATTACKS[name], run_id()
     attacker = User(connections, f"{begins}-{connections:06d}")
-    options = replace(options, settings={**DEFAULTS, **options.settings}, body_bytes=kind.body_bytes or options.body_bytes)
+    options = replace(options, limited=True, body_bytes=kind.body_bytes or options.body_bytes)
     if kind.grouped:
         assert options.rate is not None, "it follows a plan"
         options = replace(options, rate=options.rate / (GROUP - 1))  # as many deliveries

@@ -54,6 +54,8 @@ class Options:
     nodes: int = 1
     generators: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
+    limited: bool = False
+    """With the server's own limits, which are out of the way elsewhere."""
     running: Running | None = None
     """A server that runs already."""
     body_bytes: int = BODY_BYTES
@@ -269,7 +271,7 @@ def stage(
             needs = Needs(
                 users=[user.name for user in cast.users], connections=len(cast.users),
                 members=max((len(channel.members) for channel in cast.channels), default=2), nodes=options.nodes,
-                settings=options.settings, prepare=prepare,
+                settings=options.settings, limited=options.limited, prepare=prepare,
             )  # fmt: skip
             running = stack.enter_context(server.start(needs))
         count = options.generators if processes is None else processes

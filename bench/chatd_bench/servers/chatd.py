@@ -44,9 +44,8 @@ UNLIMITED = {
     "CHATD_LIMITS_CONNECTIONS_PER_MINUTE": "1000000",
     "CHATD_LIMITS_CONNECTIONS": "1000000",
     "CHATD_LIMITS_CONNECTIONS_PER_ADDRESS": "1000000",
-    "CHATD_SERVER_DRAIN_SECONDS": "0",
-    "CHATD_LOG_LEVEL": "warning",
 }
+QUIET = {"CHATD_SERVER_DRAIN_SECONDS": "0", "CHATD_LOG_LEVEL": "warning"}
 """What is not measured: rate limits, and a line of log for each connection. The caller's own CHATD_ variables win."""
 
 
@@ -59,10 +58,10 @@ class Chatd(Server):
 
     @contextmanager
     def start(self, needs: Needs) -> Iterator[Running]:
-        """On a temporary data directory, with UNLIMITED and the settings as its environment."""
+        """On a temporary data directory, with QUIET, UNLIMITED and the settings as its environment."""
         if needs.nodes > self.max_nodes:
             raise NotOffered(f"{self.name}: {needs.nodes} nodes")
-        settings = {**UNLIMITED, **needs.settings}
+        settings = {**QUIET, **({} if needs.limited else UNLIMITED), **needs.settings}
         if needs.members > DEFAULT_GROUP_BOUND:
             settings["CHATD_LIMITS_GROUP_MEMBERS"] = str(needs.members)
         settings |= {name: value for name, value in os.environ.items() if name.startswith("CHATD_")}

@@ -32,7 +32,8 @@ class Needs:
 
     ``users``: names of all who will log in, for servers where accounts are made beforehand. ``connections``: at once.
     ``members``: of the largest group. ``nodes``: processes that share one state. ``settings``: the server's own, as
-    ``CHATD_...`` variables; for peers what their module says. ``prepare``: is given the data directory before the start.
+    ``CHATD_...`` variables; for peers what their module says. ``limited``: with the server's own limits.
+    ``prepare``: is given the data directory before the start.
     """
 
     users: Sequence[str] = ()
@@ -40,6 +41,7 @@ class Needs:
     members: int = 1000
     nodes: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
+    limited: bool = False
     prepare: Callable[[Path], None] | None = None
 
 
