@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,13 @@ def of_version(version: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(database, "_steps", lambda: steps[:version])
         database.migrate(path, busy_ms=100)
+
+
+def seal(backup: Path, **counts: int) -> None:
+    """The digest, and the counts that are given, of what the backup's file is now: as who has changed both files would."""
+    about = json.loads((backup / "backup.json").read_text())
+    digest = hashlib.sha256((backup / "chatd.db").read_bytes()).hexdigest()
+    (backup / "backup.json").write_text(json.dumps(about | counts | {"sha256": digest}))
 
 
 class Said(NamedTuple):
