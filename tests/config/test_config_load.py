@@ -188,6 +188,19 @@ def test_a_password_is_never_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "file", "shown"),
+    [
+        ("redis://chatd:hunter2@host:1", "", "redis://chatd@host:1"), ("redis://chatd@host", "secret", "redis://chatd@host"),
+        ("redis://hunter2@host", "", "redis://host"), ("redis://:hunter2@host", "", "redis://@host"),
+    ],
+)  # fmt: skip
+def test_the_user_of_redis_is_shown(url: str, file: str, shown: str) -> None:
+    """Where it cannot be a password that stands in its place."""
+    environ = {"CHATD_REDIS_URL": url, "CHATD_REDIS_PASSWORD_FILE": file}
+    assert f'url = "{shown}"' in render(load(None, environ, {}))
+
+
+@pytest.mark.parametrize(
     ("text", "host", "port"),
     [("127.0.0.1:8080", "127.0.0.1", 8080), ("[::1]:0", "::1", 0), ("localhost:1", "localhost", 1)],
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -30,13 +30,6 @@ def change(path: Path, *statements: str) -> None:
     connection.close()
 
 
-def describe_anew(backup: Path, **counts: int) -> None:
-    """As if the backup had been made of what its store is now; ``counts``: of rows, where they are others."""
-    digest = sha256((backup / "chatd.db").read_bytes()).hexdigest()
-    about = json.loads((backup / "backup.json").read_text()) | counts | {"sha256": digest}
-    (backup / "backup.json").write_text(json.dumps(about))
-
-
 def found_in(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     verify(path, found.__setitem__)
@@ -49,6 +42,13 @@ def of_version(version: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(database, "_steps", lambda: steps[:version])
         database.migrate(path, busy_ms=100)
+
+
+def seal(backup: Path, **counts: int) -> None:
+    """The digest, and the counts that are given, of what the backup's file is now: as who has changed both files would."""
+    about = json.loads((backup / "backup.json").read_text())
+    digest = hashlib.sha256((backup / "chatd.db").read_bytes()).hexdigest()
+    (backup / "backup.json").write_text(json.dumps(about | counts | {"sha256": digest}))
 
 
 class Said(NamedTuple):

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from chatd import upkeep
 from chatd.config import load
-from tests.upkeep.directory import asked, change, chatd, found_in, of_version
+from tests.upkeep.directory import asked, change, chatd, found_in, of_version, seal
 
 COUNTS = {"users": 2, "devices": 2, "conversations": 1, "events": 4}
 
@@ -148,9 +148,7 @@ def test_a_description_that_says_nothing_is_refused(data: Path, backup: Path, ab
 def test_a_planted_trigger_is_never_restored(data: Path, backup: Path) -> None:
     """Also where somebody has mended the digest: nothing of the kind is chatd's."""
     change(backup / "chatd.db", "CREATE TRIGGER t AFTER UPDATE ON users BEGIN DELETE FROM events; END")
-    about = json.loads((backup / "backup.json").read_text())
-    about["sha256"] = upkeep._copy(backup / "chatd.db", backup / "copy")
-    (backup / "backup.json").write_text(json.dumps(about))
+    seal(backup)
     said = asked("restore", data, backup)
     assert "not sound" in said.fault
     assert said.broken == ["the trigger t is not chatd's"]

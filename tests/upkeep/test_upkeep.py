@@ -19,7 +19,7 @@ from chatd.adapters.sqlite.verification import PROMISES
 from tests.e2e.cluster import Cluster, Peer
 from tests.faults.load import Load, held
 from tests.store.conformance import do, message, people
-from tests.upkeep.directory import change, chatd, describe_anew, found_in
+from tests.upkeep.directory import change, chatd, found_in, of_version, seal
 
 BROKEN = {
     "every log is 1, 2, 3, ... to its head": "DELETE FROM events WHERE seq = 2",
@@ -137,7 +137,7 @@ def test_a_restore_takes_only_what_is_sound(data: Path, tmp_path: Path) -> None:
     assert chatd("restore", str(target), "--data", str(other), "--replace").returncode == 0
     assert sorted(path.name for path in other.glob("*before*")) == ["chatd.db.before-restore", "chatd.db.before-restore-2"]
     change(target / "chatd.db", "DELETE FROM events WHERE seq = 2")
-    describe_anew(target)
+    seal(target)
     broken = chatd("restore", str(target), "--data", str(other), "--replace")
     assert (broken.returncode, "not sound" in broken.stderr) == (1, True)
     assert not any(found_in(other / "chatd.db").values())
@@ -173,13 +173,12 @@ def test_a_backup_of_an_earlier_version(data: Path, tmp_path: Path, monkeypatch:
     chatd("backup", str(target), "--data", str(data))
     steps = database._steps()
     (target / "chatd.db").unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "_steps", lambda: steps[:-1])
-        database.migrate(target / "chatd.db", busy_ms=100)
-    describe_anew(target, users=0, devices=0, conversations=0, events=0)
+    of_version(len(steps) - 1, target / "chatd.db", monkeypatch)
+    nothing = dict.fromkeys(("users", "devices", "conversations", "events"), 0)
+    seal(target, **nothing)
     assert chatd("restore", str(target), "--data", str(tmp_path / "older")).returncode == 0
     change(target / "chatd.db", f"PRAGMA user_version = {len(steps) + 1}")
-    describe_anew(target)
+    seal(target)
     refused = chatd("restore", str(target), "--data", str(tmp_path / "newer"))
     assert (refused.returncode, "use the newer chatd" in refused.stderr) == (1, True)
 
