@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +25,22 @@ from tests.store.conformance import do, message, people
 from tests.store.conformance_changes import delete, edit, react
 
 BIG = 10**6
+READERS = """
+import sys, threading
+import cbor2
+from chatd.adapters.sqlite.payloads import fields_of
+sys.setswitchinterval(1e-6)
+together, payload = threading.Barrier(8), cbor2.dumps({"target": 3, "body": "x"})
+def read():
+    together.wait()
+    for _ in range(50):
+        assert fields_of("edit", payload)
+threads = [threading.Thread(target=read) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
 
 NOT_PAYLOADS = [
     b"", b"\xff\x00", b"\xa1", b"\xa0", cbor2.dumps([1]), cbor2.dumps({"type": "text"}), cbor2.dumps({"type": 7, "body": "x"}),
@@ -67,6 +86,15 @@ def spoil(path: Path, which: str) -> None:
     connection = apsw.Connection(str(path))
     connection.execute(f"UPDATE events SET payload = x'ff00' WHERE {which}")
     connection.close()
+
+
+def test_threads_may_read_at_once(tmp_path: Path) -> None:
+    """The first events of a process, by eight threads, as the store's readers are: half of such runs ended by a segmentation
+    fault."""
+    (tmp_path / "readers.py").write_text(READERS)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(12):
+        assert subprocess.run([sys.executable, str(tmp_path / "readers.py")], env=environ, check=False).returncode == 0
 
 
 async def test_all_that_is_read_goes_on(store: SqliteStore, tmp_path: Path) -> None:

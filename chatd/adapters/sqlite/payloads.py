@@ -30,6 +30,10 @@ _HEAD: Final[dict[str, Any]] = {"t": "event", "conv": "c", "seq": 1, "at": 1, "f
 
 _BODIES: Final = frozenset({str, bytes})
 
+# msgspec works out how to read a type when it first reads one, and of two threads that do so at once one finds it half done: the
+# process ends with a segmentation fault (msgspec 0.22). The store's readers are such threads, so it is done here, by one.
+msgspec.convert(_HEAD, messages.Event)
+
 log = structlog.get_logger()
 
 
