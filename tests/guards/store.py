@@ -267,11 +267,6 @@ BACKUP = (
         tests_in(KEEPING, "test_a_payload_that_is_not_its_digests"),
     ),
     Guard(
-        "who reads the first event first is one", "chatd/adapters/sqlite/payloads.py",
-        "\nmsgspec.convert(_HEAD, messages.Event)\n", "\n",
-        tests_in("tests/store/test_damaged_events.py", "test_threads_may_read_at_once"),
-    ),
-    Guard(
         "a damaged event shuts nobody out", READS,
         "    kind, said = readable(conv, seq, kind, bytes.fromhex(payload))\n", "    said = bytes.fromhex(payload)\n",
         tests_in("tests/store/test_damaged_events.py", "test_all_that_is_read_goes_on"),

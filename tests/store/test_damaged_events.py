@@ -27,14 +27,14 @@ from tests.store.conformance_changes import delete, edit, react
 BIG = 10**6
 READERS = """
 import sys, threading
-import cbor2
-from chatd.adapters.sqlite.payloads import fields_of
+import msgspec
+from chatd.adapters.sqlite import payloads
 sys.setswitchinterval(1e-6)
-together, payload = threading.Barrier(8), cbor2.dumps({"target": 3, "body": "x"})
+together, fields = threading.Barrier(8), payloads._HEAD | {"target": 3, "body": "x"}
 def read():
     together.wait()
     for _ in range(50):
-        assert fields_of("edit", payload)
+        msgspec.convert(fields, payloads.messages.Event)
 threads = [threading.Thread(target=read) for _ in range(8)]
 for thread in threads:
     thread.start()
